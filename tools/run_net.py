@@ -1,0 +1,68 @@
+"""Trains and tests: `python tools/run_net.py --cfg configs/toy/mvit.yaml KEY VALUE …`.
+
+Flags and KEY VALUE pairs may stand in any order. Exit codes: 0 done, 2 a mistake in command, config or data (one line on
+stderr says which), 75 stopped by a signal with everything saved: the same command resumes.
+"""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from videorl import config, dist
+from videorl.registry import UserError
+
+
+def main(words: list[str] | None = None) -> None:
+    args = parse(words)
+    with dist.exit_codes(args.debug):
+        if args.help_config is not None:
+            print(config.describe(args.help_config))
+            return
+        if not args.cfg and not args.overrides:
+            raise UserError("nothing to run: name a config, e.g. --cfg configs/toy/mvit.yaml")
+        for file in args.cfg or [None]:
+            run(file, args)
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--cfg", "--cfg_files", action="append", metavar="FILE", help="YAML config; given twice: one run after the other")
+    parser.add_argument("--opts", action="store_true", help="may stand before KEY VALUE pairs, as in PySlowFast")
+    parser.add_argument("--init_method", default="", help="tcp://HOST:PORT of shard 0, or file://PATH on a shared disk")
+    parser.add_argument("--num_shards", type=int, help="machines (NUM_SHARDS)")
+    parser.add_argument("--shard_id", type=int, help="number of this machine (SHARD_ID)")
+    parser.add_argument("--help-config", nargs="?", const="", metavar="NODE", help="show every key of a node: type, default, unit and meaning")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="settings that come after those of the config")
+    return parser.parse_intermixed_args(words)
+
+
+def run(file: str | None, args: argparse.Namespace) -> None:
+    """Trains, then tests, as TRAIN.ENABLE and TEST.ENABLE say."""
+    cfg = config.load([file] if file else [], args.overrides, NUM_SHARDS=args.num_shards, SHARD_ID=args.shard_id)
+    dist.launch(
+        functools.partial(job, cfg),
+        init_method=args.init_method,
+        gpus=dist.count_gpus(cfg.NUM_GPUS),
+        shards=cfg.NUM_SHARDS,
+        shard_id=cfg.SHARD_ID,
+        backend=cfg.DIST_BACKEND,
+        timeout=cfg.DIST.TIMEOUT,
+        facts=config.flat(cfg),
+    )
+
+
+def job(cfg) -> None:
+    """What every process does."""
+    from videorl.engine.job import run_phases
+
+    run_phases(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A config-driven toolkit for video-understanding research."""

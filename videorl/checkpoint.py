@@ -1,0 +1,214 @@
+"""Checkpoint files: PySlowFast's `.pyth` layout, written atomically, verified on reading.
+
+Beside `checkpoint_epoch_00003.pyth` stands `checkpoint_epoch_00003.json` with its SHA-256: the commit mark, written last.
+A file without it was not finished (or comes from elsewhere) and is not resumed from; one whose hash differs is damaged.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from videorl.registry import UserError
+
+log = logging.getLogger("videorl")
+
+NAME = re.compile(r"^checkpoint_epoch_(\d{5})(?:_step_(\d{7}))?\.pyth$")
+BEST = "best.pyth"
+
+# What published files hold beside tensors and plain values: argparse namespaces, numpy scalars and arrays.
+SAFE = [
+    argparse.Namespace,
+    np.ndarray,
+    np.dtype,
+    np._core.multiarray._reconstruct,
+    np._core.multiarray.scalar,
+    *(getattr(np.dtypes, name) for name in ("Float64DType", "Float32DType", "Int64DType", "Int32DType", "BoolDType")),
+]
+
+
+def name_of(epochs: int, step: int = 0) -> str:
+    """File name after `epochs` whole epochs and `step` steps of the next."""
+    return f"checkpoint_epoch_{epochs:05d}" + (f"_step_{step:07d}" if step else "") + ".pyth"
+
+
+def save(file: Path, state: dict, note: dict | None = None) -> None:
+    """Writes `state` so that `file` is either complete and committed or as it was before.
+
+    `note` is added to the json beside it. Raises `OSError` (disk full, no permission); nothing is left behind then.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    mark = file.with_suffix(".json")
+    try:
+        with temporary.open("wb") as out:
+            hashing = _Hashing(out)
+            torch.save(state, hashing)
+            out.flush()
+            os.fsync(out.fileno())
+        mark.unlink(missing_ok=True)
+        os.replace(temporary, file)
+        content = {"sha256": hashing.digest.hexdigest(), "bytes": hashing.size, **(note or {})}
+        _write_small(mark, json.dumps(content))
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(file.parent)
+
+
+class _Hashing:
+    """A file to write to that also hashes what is written."""
+
+    def __init__(self, file):
+        self.file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def write(self, data) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _write_small(file: Path, text: str) -> None:
+    temporary = file.with_suffix(".json.tmp")
+    try:
+        with temporary.open("w") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def read(file: Path) -> dict:
+    """The content of a checkpoint, on the CPU. Raises `UserError` if it is missing, damaged, or holds more than data.
+
+    Nothing in the file is executed: `weights_only=True` with a short list of plain types.
+    """
+    if not file.is_file():
+        raise UserError(f"checkpoint {file} does not exist")
+    if reason := damage(file):
+        raise UserError(f"checkpoint {file} is damaged: {reason}; take another one")
+    try:
+        with torch.serialization.safe_globals(SAFE):
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"checkpoint {file} cannot be read: {_reason(file, error)}") from None
+    if not isinstance(state, dict):
+        raise UserError(f"checkpoint {file}: expected a dict, found a {type(state).__name__}")
+    return state
+
+
+def _reason(file: Path, error: Exception) -> str:
+    """Names what is not allowed in the file; torch's own hint to load it unsafely is kept back."""
+    with contextlib.suppress(Exception):
+        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        if unsafe:
+            return f"it holds objects that could run code ({', '.join(unsafe[:3])}); re-save its weights as plain tensors"
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"
+
+
+def damage(file: Path) -> str:
+    """Why the file is not what was committed, or nothing. Files without a mark cannot be judged."""
+    mark = file.with_suffix(".json")
+    if not mark.is_file():
+        return ""
+    try:
+        wanted = json.loads(mark.read_text())
+        size, sha = wanted["bytes"], wanted["sha256"]
+    except (ValueError, KeyError, TypeError):
+        return f"{mark.name} is not readable"
+    if file.stat().st_size != size:
+        return f"{file.stat().st_size} bytes where {size} were written"
+    with file.open("rb") as data:
+        if hashlib.file_digest(data, "sha256").hexdigest() != sha if hasattr(hashlib, "file_digest") else _sha256(data) != sha:
+            return "its SHA-256 differs from the one written"
+    return ""
+
+
+def _sha256(data) -> str:
+    digest = hashlib.sha256()
+    while block := data.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest committed and undamaged checkpoint of a run; says which newer ones it passed over, and why."""
+    for file in _newest_first(folder):
+        if not file.with_suffix(".json").is_file():
+            log.warning("%s has no %s beside it: not finished, or not of this run; trying the one before", file, file.with_suffix(".json").name)
+        elif reason := damage(file):
+            log.warning("%s is damaged (%s); trying the one before", file, reason)
+        else:
+            return file
+    return None
+
+
+def _newest_first(folder: Path) -> Iterator[Path]:
+    found = []
+    for file in folder.glob("checkpoint_epoch_*.pyth"):
+        if match := NAME.match(file.name):
+            found.append((int(match[1]), int(match[2] or 0), file))
+    return (file for *_, file in sorted(found, reverse=True))
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed runs left half-written."""
+    for file in folder.glob("*.tmp"):
+        log.info("removing %s, left by a run that was killed while saving", file)
+        file.unlink()
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Deletes all but the `keep` newest committed checkpoints (0: none is deleted), the commit mark first."""
+    committed = [f for f in _newest_first(folder) if f.with_suffix(".json").is_file()]
+    for file in committed[keep:] if keep else []:
+        file.with_suffix(".json").unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------------------------------------- loading weights
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: str, least: float = 0.95) -> None:
+    """Copies `weights` into `model` by name and shape and logs an audit.
+
+    Raises `UserError` when less than the part `least` of the model's parameters was found.
+    """
+    own = model.state_dict()
+    fits = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
+    reshaped = [f"{k} {tuple(weights[k].shape)} for {tuple(own[k].shape)}" for k in own if k in weights and k not in fits]
+    missing = [k for k in own if k not in weights]
+    unexpected = [k for k in weights if k not in own]
+    total = sum(v.numel() for v in own.values())
+    part = sum(own[k].numel() for k in fits) / max(total, 1)
+    audit = f"{source}: {100 * part:.1f} % of the model's numbers loaded ({len(fits)} of {len(own)} tensors)"
+    for what, names in (("of another shape", reshaped), ("missing", missing), ("not used", unexpected)):
+        if names:
+            audit += f"; {len(names)} {what}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+    if part < least:
+        raise UserError(f"{audit}; expected at least {100 * least:.0f} %: is it a checkpoint of this model and these classes?")
+    log.info(audit)
+    model.load_state_dict(fits, strict=False)

@@ -1,0 +1,456 @@
+"""The config tree: defaults + YAML files (with `_BASE_`) + overrides, typed, checked, frozen.
+
+The tree is a yacs `CfgNode` with PySlowFast's node and key names. Global keys stand in `defaults.yaml`; those of
+components come from their signatures (see `registry.py`). Nothing changes the tree after `load`.
+"""
+
+import ast
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import yaml
+from yacs.config import CfgNode
+
+from videorl import dialect, registry
+from videorl.registry import BATCHES, DATASETS, EVALS, LOSSES, MODELS, REQUIRED, Entry, Key, Registry, UserError
+from videorl.registry import did_you_mean
+from videorl.spec import Augment, Clip, Reading, Spec, Views
+
+DEFAULTS = Path(__file__).with_name("defaults.yaml")
+
+# Maps of named components: node -> (registry, keys that every entry has beside those of the component).
+MAPS: dict[str, tuple[Registry, dict[str, Key]]] = {
+    "DATASETS": (
+        DATASETS,
+        {"NUM_CLASSES": Key("NUM_CLASSES", int, REQUIRED, "classes of this data set's label space")},
+    ),
+    "LOSSES": (LOSSES, {"WEIGHT": Key("WEIGHT", float, 1.0, "factor of this loss in the sum")}),
+    "EVALS": (
+        EVALS,
+        {
+            "DATASET": Key("DATASET", str, REQUIRED, "registered data set, or an entry of DATASETS"),
+            "SPLIT": Key("SPLIT", str, "val", "train | val | test"),
+            "EVERY": Key("EVERY", int, 0, "epochs between two runs while training; 0: none"),
+            "AT_TEST": Key("AT_TEST", bool, True, "run when TEST.ENABLE is on"),
+            "CLIPS": Key("CLIPS", int, 1, "clips along time of each video"),
+            "CROPS": Key("CROPS", int, 1, "crops of each clip: 1 or 3"),
+            "BATCH_SIZE": Key("BATCH_SIZE", int, 0, "clips in one forward pass; 0: TEST.BATCH_SIZE"),
+        },
+    ),
+}
+
+
+class Setting(typing.NamedTuple):
+    """A value that a file or the command line gives to a key. `line` is 0 where there is none."""
+
+    path: tuple[str, ...]
+    value: object
+    source: str
+    line: int = 0
+
+    @property
+    def where(self) -> str:
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+
+# --------------------------------------------------------------------------------------------------------- loading
+
+
+def load(files: Iterable[str | Path] = (), overrides: Iterable[str] = (), **top) -> CfgNode:
+    """Defaults, then `files` in order, then `overrides` (KEY VALUE KEY VALUE …), then `top` keys (NUM_SHARDS=2).
+
+    Returns a frozen tree in which all sugar is expanded. Raises `UserError` for an unknown key, name or type.
+    """
+    registry.discover()
+    settings = []
+    for file in files:
+        settings += _read_file(Path(file))
+    settings += _read_overrides(list(overrides))
+    settings += [Setting((key,), value, "command line") for key, value in top.items() if value is not None]
+    settings = dialect.translate(settings)
+    without_maps = build_tree(s for s in settings if s.path[0] not in MAPS)
+    sugar = dialect.sugar(without_maps, given={s.path[0] for s in settings if len(s.path) > 1})
+    cfg = build_tree([Setting(path, value, "default") for path, value in sugar] + settings)
+    _check_entries(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def build_tree(settings: Iterable[Setting]) -> CfgNode:
+    """The default tree with each setting checked, converted and put in its place."""
+    schema = global_schema() | component_schema()
+    cfg = CfgNode()
+    for path, key in schema.items():
+        _put(cfg, path, key.default)
+    entries = {("BATCHES",): [Setting(("BATCHES", "NAME"), cfg.BATCHES.NAME, str(DEFAULTS))]}
+    for setting in settings:
+        head = setting.path[0]
+        if head == "BATCHES" or (head in MAPS and len(setting.path) > 1):
+            entries.setdefault(setting.path[: 1 + (head in MAPS)], []).append(setting)
+        elif setting.value != {}:
+            _put(cfg, setting.path, _checked(setting, schema))
+    for path, given in entries.items():
+        _put(cfg, path, _entry_node(path, given))
+    return cfg
+
+
+def _checked(setting: Setting, schema: Mapping[tuple[str, ...], Key]) -> object:
+    key = schema.get(setting.path)
+    if key is not None:
+        return convert(setting.value, key.type, ".".join(setting.path), setting.where)
+    name = ".".join(setting.path)
+    if any(path[: len(setting.path)] == setting.path for path in schema):
+        raise UserError(f"{setting.where}: {name} is a node and takes keys, not the value {setting.value!r}")
+    known = [".".join(path) for path in schema]
+    hint = did_you_mean(name, known) or did_you_mean(setting.path[-1], {path[-1] for path in schema})
+    raise UserError(f"{setting.where}: unknown key {name}{hint}")
+
+
+def _entry_node(path: tuple[str, ...], given: list[Setting]) -> CfgNode:
+    """A node whose NAME picks a registered component: that component's keys, and those common to the map.
+
+    Where a later file changes NAME, what stood there before is left behind.
+    """
+    what, common = MAPS.get(path[0], (BATCHES, {}))
+    name, where, kept = "", "default", []
+    for setting in given:
+        if setting.path == (*path, "NAME"):
+            if setting.value != name:
+                kept = [s for s in kept if s.source == setting.source]
+            name, where = str(setting.value), setting.where
+        elif setting.path != path:
+            kept.append(setting)
+    if not name:
+        raise UserError(f"{given[0].where}: {'.'.join(path)} needs NAME: a registered {what.kind} ({', '.join(what)})")
+    try:
+        entry = what[name]
+    except UserError as error:
+        raise UserError(f"{where}: {'.'.join(path)}.NAME: {error}") from None
+    schema = {(*path, key.name): key for key in [*common.values(), *entry.keys.values()]}
+    node = CfgNode({"NAME": name})
+    for key in [*common.values(), *(k for k in entry.keys.values() if not k.bound and not entry.node)]:
+        node[key.name] = _copy(key.default)
+    for setting in kept:
+        node[setting.path[-1]] = _checked(setting, schema)
+    return node
+
+
+def _check_entries(cfg: CfgNode) -> None:
+    """Every key of every component in use has a value."""
+    for kind in MAPS:
+        for name, node in cfg[kind].items():
+            missing = [key for key, value in node.items() if value is REQUIRED]
+            if missing:
+                raise UserError(f"{kind}.{name}: {', '.join(missing)} must be given")
+    MODELS[cfg.MODEL.MODEL_NAME]
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+def _read_file(file: Path, seen: tuple[Path, ...] = ()) -> list[Setting]:
+    """Settings of a YAML file, after those of its `_BASE_`."""
+    file = file.resolve()
+    if file.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{file}: expected a .yaml file; nothing else is read as a config")
+    if not file.is_file():
+        raise UserError(f"config file {file} does not exist; --cfg takes the path of a YAML file")
+    if file in seen:
+        raise UserError(f"{file}: _BASE_ goes round in a circle: {' -> '.join(p.name for p in (*seen, file))}")
+    if file.parent.parent.name == "projects":
+        registry.import_project(file.parent)
+    settings = _parse(file)
+    base = [s for s in settings if s.path == ("_BASE_",)]
+    inherited = _read_file(_base_path(file, base[0]), (*seen, file)) if base else []
+    return inherited + [s for s in settings if s.path != ("_BASE_",)]
+
+
+def _base_path(file: Path, setting: Setting) -> Path:
+    base = str(setting.value)
+    if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*:", base) or Path(base).is_absolute():
+        raise UserError(f"{setting.where}: _BASE_ {base!r} must be a path relative to the file that names it")
+    return file.parent / base
+
+
+def _parse(file: Path) -> list[Setting]:
+    """Leaves of a YAML document, each with file and line. A key given twice: the last counts, as in PySlowFast."""
+    text = file.read_text(encoding="utf-8")
+    if len(text) > 1_000_000:
+        raise UserError(f"{file}: {len(text)} characters; a config has at most 1,000,000")
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return []
+        if not isinstance(root, yaml.MappingNode):
+            raise UserError(f"{file}: expected `KEY: value` lines, found a {root.id}")
+        return list(_leaves(loader, root, (), file))
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{file}: nested too deeply") from None
+    finally:
+        loader.dispose()
+
+
+def _leaves(loader, node, path, file):
+    if len(path) > 20:
+        raise UserError(f"{file}: nested more than 20 deep at {'.'.join(path[:5])}…")
+    if not node.value and path:
+        yield Setting(path, {}, str(file), node.start_mark.line + 1)
+    loader.flatten_mapping(node)
+    for key_node, value_node in node.value:
+        key = (*path, str(loader.construct_object(key_node)))
+        if isinstance(value_node, yaml.MappingNode):
+            yield from _leaves(loader, value_node, key, file)
+        else:
+            yield Setting(key, loader.construct_object(value_node, deep=True), str(file), key_node.start_mark.line + 1)
+
+
+def _read_overrides(words: list[str]) -> list[Setting]:
+    if len(words) % 2:
+        raise UserError(f"overrides are pairs KEY VALUE; found an odd number of words: {' '.join(words)}")
+    return [
+        Setting(tuple(key.split(".")), value, "command line")
+        for key, value in zip(words[::2], words[1::2], strict=True)
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------ types
+
+
+def convert(value: object, kind: object, name: str, where: str) -> object:
+    """`value` as `kind`: text is read as YAML and Python would (`1e-4`, `(3, 7, 7)`, `None`), 4 is a float where one is
+    due. Raises `UserError` naming key and place."""
+    try:
+        return _convert(value, kind)
+    except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError):
+        raise UserError(f"{where}: {name} must be {_type_name(kind)}, found {str(value)[:80]!r}") from None
+
+
+def _convert(value, kind):
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is object or kind is typing.Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return None if _is_none(value) else _convert(value, next(a for a in args if a is not type(None)))
+    if origin is typing.Literal:
+        chosen = _convert(value, type(args[0]))
+        if chosen not in args:
+            raise ValueError
+        return chosen
+    if origin in (list, tuple):
+        return _convert_list(value, args)
+    return {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}[kind](value)
+
+
+def _is_none(value):
+    return value is None or (isinstance(value, str) and value.lower() in ("none", "null", "~"))
+
+
+def _convert_list(value, args):
+    if isinstance(value, str):
+        value = ast.literal_eval(value) if len(value) < 10_000 else None
+    if not isinstance(value, (list, tuple)):
+        raise TypeError
+    return [_convert(v, args[0] if args else object) for v in value]
+
+
+def _to_bool(value):
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _to_int(value):
+    number = _to_float(value)
+    if number != int(number):
+        raise ValueError
+    return int(value) if isinstance(value, (int, str)) and str(value).lstrip("+-").isdigit() else int(number)
+
+
+def _to_float(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _to_str(value):
+    if value is None or (isinstance(value, str) and value == "None"):
+        return ""
+    if not isinstance(value, (str, int, float)):
+        raise TypeError
+    return str(value)
+
+
+def _type_name(kind) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(kind)))
+    return getattr(kind, "__name__", str(kind)) if not typing.get_args(kind) else str(kind).replace("typing.", "")
+
+
+# ----------------------------------------------------------------------------------------------------------- schema
+
+
+def global_schema() -> dict[tuple[str, ...], Key]:
+    """Path to key of everything in `defaults.yaml`; the comment on a key's line is its meaning."""
+    lines = DEFAULTS.read_text(encoding="utf-8").splitlines()
+    schema = {}
+    for setting in _parse(DEFAULTS):
+        doc = lines[setting.line - 1].partition(" # ")[2].strip()
+        default = CfgNode() if setting.value == {} else setting.value
+        schema[setting.path] = Key(setting.path[-1], _type_of(setting.path, default), default, doc)
+    return schema
+
+
+def _type_of(path, default):
+    if isinstance(default, list):
+        return list[type(default[0])] if default else list[float]
+    return type(default)
+
+
+def component_schema() -> dict[tuple[str, ...], Key]:
+    """Path to key of the nodes that registered components bring with them."""
+    schema = {}
+    for what in (DATASETS, MODELS, LOSSES, EVALS):
+        for name in what:
+            entry = what[name]
+            if entry.node:
+                schema |= {(entry.node, key.name): key for key in entry.keys.values() if not key.bound}
+    return schema
+
+
+def describe(name: str) -> str:
+    """Every key of a node, or one key: type, default, unit and meaning. For `--help-config`."""
+    registry.discover()
+    schema = global_schema() | component_schema()
+    schema |= {(kind, "<name>", key): k for kind, (_, common) in MAPS.items() for key, k in common.items()}
+    for what, node in ((LOSSES, "LOSSES"), (EVALS, "EVALS"), (DATASETS, "DATASETS"), (BATCHES, "BATCHES")):
+        for entry in (what[n] for n in what):
+            if not entry.node:
+                path = (node, f"<{entry.name}>") if node != "BATCHES" else (node,)
+                schema |= {(*path, key.name): key for key in entry.keys.values() if not key.bound}
+    wanted = tuple(name.upper().split(".")) if name else ()
+    found = {path: key for path, key in schema.items() if tuple(p.upper() for p in path[: len(wanted)]) == wanted}
+    if not found:
+        raise UserError(f"unknown node or key {name}{did_you_mean(name, {'.'.join(p) for p in schema} | {p[0] for p in schema})}")
+    return "\n".join(_describe_key(path, key) for path, key in found.items())
+
+
+def _describe_key(path, key: Key) -> str:
+    default = "required" if key.default is REQUIRED else yaml.safe_dump(_plain(key.default), default_flow_style=True).split("\n")[0]
+    return f"{'.'.join(path)}  ({_type_name(key.type)}, default {default})\n    {key.doc}"
+
+
+# ------------------------------------------------------------------------------------------- what components receive
+
+
+def component(cfg: CfgNode, what: Registry, name: str) -> tuple[Entry, dict[str, object]]:
+    """The registered component `name` and the value of each of its keys.
+
+    `name` is an entry of the map node of that kind (DATASETS.kinetics) where there is one, else a registered name.
+    """
+    kind = next((k for k, (r, _) in MAPS.items() if r is what), "BATCHES" if what is BATCHES else "")
+    node = cfg.BATCHES if what is BATCHES else cfg[kind].get(name) if kind else None
+    entry = what[node.NAME if node else name]
+    values = {}
+    for key in entry.keys.values():
+        if node and key.name in node:
+            values[key.name] = node[key.name]
+        elif key.bound:
+            values[key.name] = _get(cfg, key.bound.split("."))
+        else:
+            values[key.name] = _get(cfg, (entry.node, key.name))
+    missing = [key for key, value in values.items() if value is REQUIRED]
+    if missing:
+        raise UserError(f"{what.kind} {name!r}: {', '.join(f'{entry.node}.{k}' for k in missing)} must be given")
+    return entry, {key: _plain(value) for key, value in values.items()}
+
+
+def spec(cfg: CfgNode, views: Views | None = None) -> Spec:
+    """The facts that components share, read from the tree. `views`: those of an evaluation."""
+    data, aug = cfg.DATA, cfg.AUG
+    clip = Clip(
+        frames=data.NUM_FRAMES,
+        rate=data.SAMPLING_RATE,
+        train_size=data.TRAIN_CROP_SIZE,
+        test_size=data.TEST_CROP_SIZE,
+        fps=data.TARGET_FPS,
+        mean=tuple(data.MEAN),
+        std=tuple(data.STD),
+        channels=data.INPUT_CHANNEL_NUM[0],
+    )
+    augment = Augment(
+        scales=tuple(data.TRAIN_JITTER_SCALES),
+        area=tuple(data.TRAIN_JITTER_SCALES_RELATIVE),
+        aspect=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE),
+        flip=data.RANDOM_FLIP,
+        color_jitter=aug.COLOR_JITTER if aug.ENABLE else 0.0,
+        rand_augment=aug.AA_TYPE if aug.ENABLE else "",
+        interpolation=aug.INTERPOLATION,
+        erase_prob=aug.RE_PROB if aug.ENABLE else 0.0,
+        erase_mode=aug.RE_MODE,
+        erase_count=aug.RE_COUNT,
+        copies=aug.NUM_SAMPLE if aug.ENABLE else 1,
+    )
+    reading = Reading(data.DECODING_BACKEND, data.MAX_PIXELS, data.ALLOW_OUTSIDE_ROOT)
+    labels = {name: node.NUM_CLASSES for name, node in cfg.DATASETS.items()}
+    return Spec(
+        clip=clip,
+        labels=labels or {cfg.TRAIN.DATASET: cfg.MODEL.NUM_CLASSES},
+        augment=augment,
+        views=views or Views(),
+        reading=reading,
+        act_checkpoint=cfg.MODEL.ACT_CHECKPOINT,
+        seed=cfg.RNG_SEED,
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- text
+
+
+def flat(cfg: CfgNode, path: tuple[str, ...] = ()) -> dict[str, object]:
+    """Dotted key to value of all that must be the same on every rank: the tree without the number of this machine."""
+    found: dict[str, object] = {}
+    for key, value in cfg.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, (*path, key))
+        elif (*path, key) != ("SHARD_ID",):
+            found[".".join((*path, key))] = _plain(value)
+    return found
+
+
+def dump(cfg: CfgNode) -> str:
+    """YAML text that `load` reads back to an equal tree."""
+    return yaml.safe_dump(_plain(cfg), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value):
+    if isinstance(value, Mapping):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _copy(value):
+    return CfgNode() if isinstance(value, CfgNode) else _plain(value)
+
+
+def _get(cfg, path):
+    for name in path:
+        cfg = cfg[name]
+    return cfg
+
+
+def _put(cfg: CfgNode, path: tuple[str, ...], value) -> None:
+    for name in path[:-1]:
+        cfg = cfg.setdefault(name, CfgNode())
+    cfg[path[-1]] = value if isinstance(value, CfgNode) and value else _copy(value)

@@ -1,0 +1,1 @@
+"""Reading videos, making clips, batches and workers."""

@@ -1,0 +1,143 @@
+"""From a record (a file and its label) to clips: the one place where videos are decoded for training and testing."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from videorl.data import clips
+from videorl.data.transforms import TrainTransform, test_view
+from videorl.data.video import open_video
+from videorl.registry import UserError
+from videorl.spec import Spec
+
+
+@dataclass(frozen=True)
+class Records:
+    """Files of a split with their labels, and where they stand. `paths` are relative to `root`.
+
+    `labels` is [N] int64, or [N, C] float32 of zeros and ones. Arrays, not lists of str: forked workers share them.
+    """
+
+    root: str
+    paths: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, i: int) -> str:
+        return os.path.join(self.root, self.paths[i].decode())
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of files and labels, in order."""
+        digest = hashlib.sha256()
+        digest.update(b"\n".join(self.paths.tolist()))
+        digest.update(np.ascontiguousarray(self.labels).tobytes())
+        return digest.hexdigest()[:16]
+
+
+class ClipDataset:
+    """Clips of labelled videos. A subclass reads its annotations into `Records` and hands them over.
+
+    `ds[i]` depends only on (spec.seed, ds.epoch, i). It is a list of dicts: for split "train" `spec.augment.copies`
+    augmented copies of one clip, else one for each of `spec.views`, the views in order (clip by clip, crop by crop).
+    Raises `VideoError` where the file cannot be read.
+    """
+
+    def __init__(self, spec: Spec, split: str, records: Records, *, uniform: bool = False, offset: bool = False):
+        self.spec, self.split, self.records = spec, split, records
+        self.uniform, self.offset = uniform, offset
+        self.epoch = 0
+        self.transform = TrainTransform(spec.augment, spec.clip.train_size)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def path(self, i: int) -> str:
+        return self.records.path(i)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.records.classes
+
+    @property
+    def fingerprint(self) -> str:
+        return self.records.fingerprint
+
+    def __getitem__(self, i: int) -> list[dict]:
+        reading = self.spec.reading
+        with open_video(self.path(i), reading.backend, max_pixels=reading.max_pixels) as video:
+            views = self._train_clips(video, i) if self.split == "train" else self._test_clips(video)
+        label = torch.as_tensor(self.records.labels[i])
+        return [
+            {"video": clip, "labels": label, "index": torch.tensor(i), "view": torch.tensor(k)}
+            for k, clip in enumerate(views)
+        ]
+
+    def _random(self, i: int, copy: int = -1) -> np.random.Generator:
+        return np.random.default_rng([self.spec.seed, self.epoch, i, copy + 1])
+
+    def _train_clips(self, video, i: int) -> list[torch.Tensor]:
+        clip = self.spec.clip
+        if self.uniform:
+            indices = clips.uniform_train(video.num_frames, frames=clip.frames, rng=self._random(i))
+        else:
+            indices = clips.dense_train(
+                video.num_frames,
+                video.fps,
+                frames=clip.frames,
+                rate=clip.rate,
+                target_fps=clip.fps,
+                rng=self._random(i),
+            )
+        frames = video.frames(indices)
+        return [self.transform(frames, self._random(i, copy)) for copy in range(self.spec.augment.copies)]
+
+    def _test_clips(self, video) -> list[torch.Tensor]:
+        """[T, 3, S, S] uint8 for each view; frames that several views share are decoded once."""
+        views = self.spec.views
+        indices = [self._test_indices(video, k) for k in range(views.clips)]
+        frames = video.frames(np.concatenate(indices)).split(self.spec.clip.frames)
+        positions = range(3) if views.crops == 3 else (1,)
+        return [self._crop(frames[k], position) for k in range(views.clips) for position in positions]
+
+    def _test_indices(self, video, k: int) -> np.ndarray:
+        clip = self.spec.clip
+        if self.uniform:
+            return clips.uniform_test(video.num_frames, frames=clip.frames)
+        return clips.dense_view(
+            video.num_frames,
+            video.fps,
+            frames=clip.frames,
+            rate=clip.rate,
+            target_fps=clip.fps,
+            view=k,
+            views=self.spec.views.clips,
+            offset=self.offset,
+        )
+
+    def _crop(self, frames: torch.Tensor, position: int) -> torch.Tensor:
+        size = self.spec.clip.test_size
+        # PySlowFast's rule: with one crop the short side is the smallest training scale, with three the crop's side.
+        short_side = size if self.spec.views.crops == 3 else max(self.spec.augment.scales[0], size)
+        return test_view(frames, short_side=short_side, size=size, position=position)
+
+
+def check_views(crops: int) -> None:
+    """Raises `UserError` unless `crops` is 1 or 3."""
+    if crops not in (1, 3):
+        raise UserError(f"number of spatial crops: expected 1 (centre) or 3 (along the longer side), found {crops}")
+
+
+def class_numbers(labels: Sequence[int], num_classes: int) -> np.ndarray:
+    """[N, num_classes] float32 of zeros and ones from lists of class numbers."""
+    rows = np.zeros((len(labels), num_classes), np.float32)
+    for row, numbers in zip(rows, labels, strict=True):
+        row[list(numbers)] = 1.0
+    return rows

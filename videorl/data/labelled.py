@@ -1,0 +1,154 @@
+"""Video classification data sets in the csv layout of PySlowFast: lines `path label`, one csv per split.
+
+Formats: https://github.com/facebookresearch/SlowFast/blob/main/slowfast/datasets/DATASET.md
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from videorl.data.dataset import ClipDataset, Records, check_views, class_numbers
+from videorl.registry import DATASETS, UserError
+from videorl.spec import Spec
+
+# Parameters that data sets of this family take from the global node DATA.
+BOUND = {
+    "annotations": "DATA.PATH_TO_DATA_DIR",
+    "root": "DATA.PATH_PREFIX",
+    "separator": "DATA.PATH_LABEL_SEPARATOR",
+    "class_names": "DATA.CLASS_NAMES",
+    "multi_label": "DATA.MULTI_LABEL",
+    "offset": "DATA.USE_OFFSET_SAMPLING",
+    "num_classes": "MODEL.NUM_CLASSES",
+}
+
+
+class Labelled(ClipDataset):
+    """Videos with class labels, read from `<annotations>/<split>.csv`.
+
+    Raises `UserError` that lists every bad line with its number: missing label, label outside 0 … C-1, path outside
+    `root`, a file that is named twice with two labels.
+    """
+
+    uniform = False
+
+    def __init__(
+        self,
+        spec: Spec,
+        split: str,
+        *,
+        num_classes: int,
+        annotations: str,
+        root: str,
+        separator: str,
+        class_names: str,
+        multi_label: bool,
+        offset: bool,
+    ):
+        check_views(spec.views.crops)
+        root = os.path.abspath(root or annotations)
+        file = Path(annotations) / f"{split}.csv"
+        rows = read_csv(file, root, separator, num_classes, multi_label, spec.reading.allow_outside_root)
+        labels = [numbers for _, numbers in rows]
+        records = Records(
+            root=root,
+            paths=np.array([path.encode() for path, _ in rows]),
+            labels=class_numbers(labels, num_classes) if multi_label else np.array([n[0] for n in labels], np.int64),
+            classes=read_classes(Path(class_names) if class_names else file.with_name("classes.json"), num_classes),
+        )
+        super().__init__(spec, split, records, uniform=self.uniform, offset=offset)
+
+
+@DATASETS.register("kinetics", **BOUND)
+class Kinetics(Labelled):
+    """Kinetics-400/600/700 and any videos of one's own: dense clips of NUM_FRAMES frames, SAMPLING_RATE apart."""
+
+
+@DATASETS.register("mit", **BOUND)
+class MomentsInTime(Labelled):
+    """Moments in Time: 3-second videos, sampled like Kinetics."""
+
+
+@DATASETS.register("ssv2", **BOUND)
+class SomethingSomething(Labelled):
+    """Something-Something V2: one frame from each of NUM_FRAMES equal segments (TSN); whole video, no SAMPLING_RATE."""
+
+    uniform = True
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def read_csv(
+    file: Path, root: str, separator: str, num_classes: int, multi_label: bool, allow_outside: bool
+) -> list[tuple[str, list[int]]]:
+    """(path, labels) of each line. Raises `UserError` naming file, line, and what is wrong with it."""
+    if not file.is_file():
+        raise UserError(_missing_csv(file))
+    if not os.path.isdir(root):
+        raise UserError(f"video folder {root} does not exist; set DATA.PATH_PREFIX to where the paths in {file} start")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    rows, wrong = [], []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                rows.append(_parse(line, separator, num_classes, multi_label, allow_outside))
+            except ValueError as error:
+                wrong.append(f"line {number}: {error}")
+    if wrong:
+        more = f" (and {len(wrong) - 5} more lines)" if len(wrong) > 5 else ""
+        raise UserError(f"{file}: {'; '.join(wrong[:5])}{more}")
+    if not rows:
+        raise UserError(f"{file} holds no samples; expected lines `path{separator}label`")
+    return rows
+
+
+def _missing_csv(file: Path) -> str:
+    if not str(file.parent) or not file.parent.is_dir():
+        return f"annotation folder {str(file.parent)!r} does not exist; set DATA.PATH_TO_DATA_DIR to the folder of {file.name}"
+    there = ", ".join(sorted(p.name for p in file.parent.glob("*.csv"))) or "no csv file"
+    return f"{file} does not exist; the folder holds {there}; expected lines `path label`"
+
+
+def _parse(line: str, separator: str, num_classes: int, multi_label: bool, allow_outside: bool) -> tuple[str, list[int]]:
+    path, found, label = line.rstrip().rpartition(separator)
+    if not found or not path.strip():
+        raise ValueError(f"expected `path{separator}label`, found {line[:60]!r} (see DATA.PATH_LABEL_SEPARATOR)")
+    path = path.strip()
+    if not allow_outside:
+        _check_inside(path)
+    elif "\0" in path:
+        raise ValueError("the path holds a NUL character")
+    parts = label.split(",") if multi_label else [label]
+    if not all(re.fullmatch(r"[0-9]+", p) for p in parts):
+        kind = "class numbers `3,14`" if multi_label else "a class number"
+        raise ValueError(f"expected {kind} after {separator!r}, found {label!r}")
+    numbers = [int(p) for p in parts]
+    if max(numbers) >= num_classes:
+        raise ValueError(f"label {max(numbers)} is not in 0 … {num_classes - 1}; check MODEL.NUM_CLASSES")
+    return path, numbers
+
+
+def _check_inside(path: str) -> None:
+    normal = os.path.normpath(path)
+    if os.path.isabs(path) or normal.startswith("..") or re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", path) or "\0" in path:
+        raise ValueError(f"{path[:60]!r} leaves the video folder; set DATA.ALLOW_OUTSIDE_ROOT True to allow it")
+
+
+def read_classes(file: Path, num_classes: int) -> tuple[str, ...]:
+    """Class names by number from a json {"name": number}; empty if there is no file."""
+    if not file.is_file():
+        return ()
+    try:
+        numbers = {name: int(number) for name, number in json.loads(file.read_text()).items()}
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(f'{file}: expected json {{"class name": number, …}}') from None
+    if sorted(numbers.values()) != list(range(num_classes)):
+        raise UserError(f"{file}: expected each number 0 … {num_classes - 1} once, found {len(numbers)} names; check MODEL.NUM_CLASSES")
+    return tuple(sorted(numbers, key=numbers.get))

@@ -1,0 +1,306 @@
+"""A toy world: small videos of one textured shape that moves, to try a video system in minutes on a CPU.
+
+The state of a shape is a point on a 4-torus: x, y, size and angle are each a phase in [0, 1) that wraps around. A motion
+class goes along one axis, forwards or backwards, and a clip starts anywhere with equal chance. So at every time each
+state is equally likely under each class, and a single frame tells nothing; and a clip played backwards is, to the
+pixel, a clip of the opposite class. Only the order of frames separates the classes.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from videorl.registry import UserError
+
+VERSION = 1  # raise it whenever the same seed gives other pixels or csv files
+AXES = ("x", "y", "size", "angle")
+MOTIONS = {  # class name -> axis and direction; the row number is the class id. y points down, angle turns clockwise
+    "left": ("x", -1),
+    "right": ("x", +1),
+    "up": ("y", -1),
+    "down": ("y", +1),
+    "grow": ("size", +1),
+    "shrink": ("size", -1),
+    "turn_clockwise": ("angle", +1),
+    "turn_counterclockwise": ("angle", -1),
+}
+SPEEDS = {"x": (0.4, 0.8), "y": (0.4, 0.8), "size": (0.3, 0.5), "angle": (0.25, 0.5)}  # phase per second
+DIAMETERS = (0.25, 0.75)  # of the frame's short side, at size phase 0 and 1
+SHAPES = ("disc", "ring", "square", "triangle", "star", "cross")
+COLOURS = {
+    "red": (230, 50, 50),
+    "orange": (245, 150, 30),
+    "yellow": (240, 230, 60),
+    "green": (60, 190, 70),
+    "cyan": (60, 210, 225),
+    "blue": (60, 90, 235),
+    "magenta": (225, 70, 210),
+    "white": (245, 245, 245),
+}
+FRAME_SIZES = ((128, 96), (144, 112), (160, 128), (96, 128), (112, 144), (112, 112), (128, 128))  # width, height
+FRAME_RATES = (12, 15, 20, 24, 25, 30)
+SECONDS = (2.0, 4.0)
+SPLITS = ("train", "val", "test")
+MARK, UNFINISHED = "toy.json", "toy.unfinished.json"
+_SPRITE = 96  # pixels of a shape's picture, along a side
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What stands still about a video: frame size (pixels, even), frames per second, the shape, and the noise behind it.
+
+    `start` holds the phases of AXES at time 0, `drift` the background's velocity (x, y in short sides per second),
+    and `texture` seeds the pictures of background and shape.
+    """
+
+    width: int
+    height: int
+    fps: int
+    shape: str
+    colour: str
+    start: tuple[float, float, float, float]
+    drift: tuple[float, float]
+    texture: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """One motion (a name of MOTIONS) from `start` to `end` seconds, at `speed` phases per second."""
+
+    motion: str
+    start: float
+    end: float
+    speed: float
+
+
+def phases(scene: Scene, events: Sequence[Event], times: np.ndarray) -> np.ndarray:
+    """The state of the shape at each time in seconds: [T, 4] phases in [0, 1), in the order of AXES."""
+    state = np.tile(np.asarray(scene.start, np.float64), (len(times), 1))
+    for event in events:
+        axis, sign = MOTIONS[event.motion]
+        state[:, AXES.index(axis)] += sign * event.speed * (np.clip(times, event.start, event.end) - event.start)
+    return state % 1.0
+
+
+def render(scene: Scene, events: Sequence[Event], count: int) -> np.ndarray:
+    """The first `count` frames of a scene in which the events happen: uint8 [T, H, W, 3]."""
+    times = np.arange(count) / scene.fps
+    rng = np.random.default_rng(scene.texture)
+    background, sprite = _background(rng, scene), _sprite(rng, scene)
+    shifts = np.rint(np.outer(times, scene.drift) * min(scene.width, scene.height)).astype(int)  # [T, 2] pixels
+    frames = np.empty((count, scene.height, scene.width, 3), np.uint8)
+    for frame, (dx, dy), state in zip(frames, shifts, phases(scene, events, times), strict=True):
+        frame[:] = np.roll(background, (dy, dx), (0, 1))
+        _paste(frame, sprite, *state)
+    return frames
+
+
+def _paste(frame: np.ndarray, sprite: np.ndarray, x: float, y: float, size: float, angle: float) -> None:
+    """Draws the sprite into a frame [H, W, 3]; positions repeat every short side, in both directions.
+
+    So any square crop of that side shows the whole shape once (cut in parts at most), wherever it is: a crop can
+    neither lose the shape nor betray, by showing it, along which axis it moves.
+    """
+    side = min(frame.shape[:2])
+    radius = 0.5 * side * DIAMETERS[0] * (DIAMETERS[1] / DIAMETERS[0]) ** size
+    dx, dy = (((np.arange(n) + 0.5) / side - at + 0.5) % 1.0 - 0.5 for n, at in zip(frame.shape[1::-1], (x, y)))
+    dx, dy = dx * side / radius, dy * side / radius
+    columns, rows = np.flatnonzero(np.abs(dx) < 1), np.flatnonzero(np.abs(dy) < 1)
+    dx, dy = dx[columns][None, :], dy[rows][:, None]
+    cos, sin = math.cos(2 * math.pi * angle), math.sin(2 * math.pi * angle)
+    u, v = (np.clip((p + 1) * _SPRITE / 2, 0, _SPRITE - 1).astype(int) for p in (cos * dx + sin * dy, cos * dy - sin * dx))
+    texels = sprite[v, u]  # [rows, columns, 4]
+    patch = frame[rows[:, None], columns]
+    frame[rows[:, None], columns] = np.rint(texels[..., :3] + patch * (1 - texels[..., 3:])).astype(np.uint8)
+
+
+def _noise(rng: np.random.Generator, height: int, width: int, channels: int, detail: float) -> np.ndarray:
+    """Smooth random texture [height, width, channels] of unit deviation that tiles; `detail`: blobs per side, about."""
+    fy, fx = np.fft.fftfreq(height, 1 / height)[:, None], np.fft.rfftfreq(width, 1 / width)[None, :]
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width, channels)), axes=(0, 1))
+    spectrum *= np.exp(-0.5 * (fy**2 + fx**2) / detail**2)[..., None]
+    texture = np.fft.irfft2(spectrum, (height, width), axes=(0, 1))
+    return (texture - texture.mean((0, 1))) / texture.std((0, 1))
+
+
+def _background(rng: np.random.Generator, scene: Scene) -> np.ndarray:
+    noise = _noise(rng, scene.height, scene.width, 3, detail=6)
+    return np.clip(rng.uniform(70, 130, 3) + 22 * noise, 0, 255).astype(np.uint8)
+
+
+def _sprite(rng: np.random.Generator, scene: Scene) -> np.ndarray:
+    """The shape as [side, side, 4]: colour times opacity (0 to 255), and opacity (0 to 1)."""
+    u, v = np.meshgrid(*[(np.arange(_SPRITE) + 0.5) * 2 / _SPRITE - 1] * 2)
+    # The shade runs from one side to the other: no turn maps it onto itself, so even a disc is seen to turn.
+    shade = np.clip(0.55 + 0.6 * u + 0.15 * _noise(rng, _SPRITE, _SPRITE, 1, detail=4)[..., 0], 0.05, 1)
+    opacity = np.clip(_inside(scene.shape, u, v) / 0.06, 0, 1)
+    return np.dstack([np.multiply.outer(opacity * shade, COLOURS[scene.colour]), opacity]).astype(np.float32)
+
+
+def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """How far each point lies inside the shape (negative: outside), in radii of the circle around it."""
+    r, polar = np.hypot(u, v), np.arctan2(v, u)
+    if shape == "disc":
+        return 0.95 - r
+    if shape == "ring":
+        return np.minimum(0.95 - r, r - 0.45)
+    if shape == "square":
+        return 0.7 - np.maximum(np.abs(u), np.abs(v))
+    if shape == "triangle":
+        return 0.48 - r * np.cos((polar + math.pi / 3) % (2 * math.pi / 3) - math.pi / 3)
+    if shape == "star":
+        return 0.68 + 0.27 * np.cos(5 * polar) - r
+    if shape == "cross":
+        near, far = np.minimum(np.abs(u), np.abs(v)), np.maximum(np.abs(u), np.abs(v))
+        return np.minimum(0.3 - near, 0.9 - far)
+    raise ValueError(f"unknown shape {shape!r} (known: {', '.join(SHAPES)})")
+
+
+def clip(seed: int, split: str, index: int) -> tuple[Scene, Event, int]:
+    """The clip of that number: its scene, its one event (from 0 to the clip's end), and its class id.
+
+    Depends on the arguments only. Classes take turns, so that each has an equal share; all else is drawn at random.
+    """
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    label = index % len(MOTIONS)
+    motion = list(MOTIONS)[label]
+    heading, pace = rng.uniform(0, 2 * math.pi), rng.uniform(0.03, 0.1)
+    width, height = FRAME_SIZES[rng.integers(len(FRAME_SIZES))]
+    scene = Scene(
+        width=width,
+        height=height,
+        fps=int(rng.choice(FRAME_RATES)),
+        shape=str(rng.choice(SHAPES)),
+        colour=str(rng.choice(list(COLOURS))),
+        start=tuple(rng.uniform(size=len(AXES))),
+        drift=(pace * math.cos(heading), pace * math.sin(heading)),
+        texture=int(rng.integers(2**32)),
+    )
+    event = Event(motion, 0.0, float(rng.uniform(*SECONDS)), float(rng.uniform(*SPEEDS[MOTIONS[motion][0]])))
+    return scene, event, label
+
+
+def render_clip(seed: int, split: str, index: int) -> tuple[np.ndarray, int, int]:
+    """Frames (uint8 [T, H, W, 3]), frames per second, and class id of the clip of that number."""
+    scene, event, label = clip(seed, split, index)
+    return render(scene, [event], round(event.end * scene.fps)), scene.fps, label
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
+    """Encodes frames (uint8 [T, H, W, 3], even sizes): H.264 for .mp4, VP9 for .webm. Appears whole or not at all."""
+    import av
+
+    codec, options = {
+        ".mp4": ("libx264", {"preset": "veryfast", "crf": "26", "threads": "1", "x264-params": "mbtree=0"}),
+        ".webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "36", "b": "0", "threads": "1"}),
+    }[path.suffix]
+    part = path.with_name(path.name + ".part")
+    container_options = {"fflags": "+bitexact"}
+    with av.open(part, "w", format=path.suffix[1:], container_options=container_options) as container:
+        stream = container.add_stream(codec, rate=fps, options=options)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream.codec_context.gop_size = 24
+        stream.codec_context.flags |= av.codec.context.Flags.bitexact
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    os.replace(part, path)
+
+
+def make_set(
+    out: Path,
+    *,
+    seed: int = 0,
+    counts: Mapping[str, int],
+    workers: int = 1,
+    progress: Callable[[Iterable, int], Iterable] = lambda steps, total: steps,
+) -> str:
+    """Writes the data set of 8 motion classes to the folder `out`, and returns one line that says what was done.
+
+    Layout (PySlowFast's): `videos/<split>/*`, `<split>.csv` with lines `path label` (paths relative to `out`),
+    `classes.json` {name: id}, and `toy.json`, written last: the mark of a complete set. A complete set of the same
+    settings is left alone; an unfinished one is continued. `progress(steps, total)` wraps the loop over clips.
+    Raises UserError for a folder that holds anything else.
+    """
+    settings = {"version": VERSION, "seed": seed, "counts": dict(counts), "software": _software()}
+    done = _standing(out, settings)
+    if done == "complete":
+        return f"{out}: already complete (seed {seed}, {sum(counts.values())} clips), nothing to do"
+    for split in counts:
+        (out / "videos" / split).mkdir(parents=True, exist_ok=True)
+    _write_json(out / UNFINISHED, settings)
+    jobs = [(split, index) for split, count in counts.items() for index in range(count)]
+    for _ in progress(_map(partial(_write_clip, out, seed), jobs, workers), len(jobs)):
+        pass
+    for split, count in counts.items():
+        lines = [f"videos/{split}/{_name(split, i)} {clip(seed, split, i)[2]}\n" for i in range(count)]
+        (out / f"{split}.csv").write_text("".join(lines))
+    _write_json(out / "classes.json", {name: label for label, name in enumerate(MOTIONS)})
+    os.replace(out / UNFINISHED, out / MARK)
+    return f"{out}: {done} (seed {seed}, {len(jobs)} clips)"
+
+
+def _standing(out: Path, settings: dict) -> str:
+    """What an output folder is: "complete", or "made" / "continued" for one to be filled. Refuses any other."""
+    if (out / MARK).exists():
+        found = json.loads((out / MARK).read_text())
+        for key in ("version", "seed", "counts"):
+            if found[key] != settings[key]:
+                raise UserError(
+                    f"{out} holds a complete toy set with {key} {found[key]}, asked for {settings[key]}; "
+                    "choose another folder or delete this one"
+                )
+        return "complete"
+    if (out / UNFINISHED).exists():
+        found = json.loads((out / UNFINISHED).read_text())
+        if found != settings:
+            raise UserError(
+                f"{out} holds an unfinished toy set of other settings ({found}), asked for {settings}; "
+                "choose another folder or delete this one"
+            )
+        return "continued"
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is no toy set (it has no {MARK}) and not empty; choose a new or empty folder")
+    return "made"
+
+
+def _software() -> dict[str, str]:
+    import av
+
+    return {"numpy": np.__version__, "av": av.__version__}
+
+
+def _write_json(path: Path, content: dict) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(part, path)
+
+
+def _name(split: str, index: int) -> str:
+    """File name of a clip. Every 25th is a webm: 25 and the 8 classes share no factor, so the format tells no class."""
+    return f"{split}_{index:05d}.{'webm' if index % 25 == 24 else 'mp4'}"
+
+
+def _write_clip(out: Path, seed: int, job: tuple[str, int]) -> None:
+    split, index = job
+    path = out / "videos" / split / _name(split, index)
+    if not path.exists():
+        frames, fps, _ = render_clip(seed, split, index)
+        write_video(path, frames, fps)
+
+
+def _map(work: Callable, jobs: Sequence, workers: int) -> Iterable:
+    if workers <= 1:
+        yield from map(work, jobs)
+        return
+    # spawn, not fork: the caller may hold threads (torch), and a forked child may inherit their locks.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(work, jobs, chunksize=8)

@@ -1,0 +1,297 @@
+"""Processes and what they say to each other: launch, handshake, sums, gathers.
+
+Every function also works in a single process without a process group.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from urllib.parse import urlparse
+
+import torch
+import torch.distributed as td
+
+from videorl.registry import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: "try again", what queue systems requeue on
+
+_cpu_group = None  # gloo group for objects and CPU tensors; the default group itself on the CPU
+_local_size = 1
+_on_gpu = False
+
+
+# ----------------------------------------------------------------------------------------------------------- launch
+
+
+def count_gpus(asked: int) -> int:
+    """Processes with a GPU on this machine for NUM_GPUS `asked` (-1: all there are). Raises `UserError` if too many."""
+    there = torch.cuda.device_count()
+    if asked > there:
+        raise UserError(f"NUM_GPUS is {asked}, but this machine has {there} GPUs that torch can use; NUM_GPUS 0 runs on the CPU")
+    return there if asked < 0 else asked
+
+
+def device() -> torch.device:
+    """Where this process computes."""
+    return torch.device("cuda", torch.cuda.current_device()) if _on_gpu else torch.device("cpu")
+
+
+def launch(
+    job: Callable[[], None],
+    *,
+    init_method: str = "",
+    gpus: int = 0,
+    shards: int = 1,
+    shard_id: int = 0,
+    backend: str = "auto",
+    timeout: float = 600.0,
+    facts: Mapping[str, object] | None = None,
+) -> None:
+    """Runs `job()` in every process of the run: one a GPU (one on the CPU) on each of `shards` machines.
+
+    Under torchrun this process is one of them already. `init_method` is tcp://HOST:PORT of shard 0, or file://PATH on a
+    shared disk. `facts` (flat, JSON) must be equal on all ranks: an error names those that are not.
+    Raises `UserError`, or `SystemExit` with the code of the process that failed.
+    """
+    global _on_gpu
+    _on_gpu = gpus > 0
+    if not 0 <= shard_id < shards:
+        raise UserError(f"--shard_id {shard_id}: expected 0 to {shards - 1}, because --num_shards is {shards}")
+    facts = {"num_shards": shards, "processes per machine": max(gpus, 1), **(facts or {})}
+    backend = backend if backend != "auto" else "nccl" if gpus > 0 else "gloo"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _run(job, int(os.environ["LOCAL_RANK"]), _torchrun_world(), gpus, backend, timeout, facts)
+    elif max(gpus, 1) * shards == 1:
+        if gpus:
+            torch.cuda.set_device(0)
+        job()
+    elif shards > 1 and not init_method:
+        raise UserError("--num_shards > 1 needs --init_method tcp://HOST:PORT of shard 0, or file://PATH on a shared disk")
+    elif gpus <= 1:
+        _run(job, 0, (init_method, shard_id, shards), gpus, backend, timeout, facts)
+    else:
+        _spawn(job, init_method, gpus, shards, shard_id, backend, timeout, facts)
+
+
+def _torchrun_world():
+    return "torchrun", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def _spawn(job, init_method, gpus, shards, shard_id, backend, timeout, facts) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        # A file needs no port, so a run on one machine can never meet one that is in use.
+        method = init_method or f"file://{folder}/store"
+        context = torch.multiprocessing.spawn(
+            _spawned, (job, method, gpus, shards, shard_id, backend, timeout, facts), nprocs=gpus, join=False
+        )
+        forward = lambda number, frame: [os.kill(p.pid, number) for p in context.processes if p.is_alive()]  # noqa: E731
+        previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            while not context.join():
+                pass
+        except torch.multiprocessing.ProcessExitedException as error:
+            if error.exit_code in (EXIT_USER_ERROR, EXIT_PREEMPTED):
+                raise SystemExit(error.exit_code) from None
+            how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with exit code {error.exit_code}"
+            raise UserError(f"rank {shard_id * gpus + error.error_index} {how}; the other ranks were stopped") from None
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _spawned(local_rank, job, method, gpus, shards, shard_id, backend, timeout, facts) -> None:
+    with exit_codes():
+        _run(job, local_rank, (method, shard_id * gpus + local_rank, shards * gpus), gpus, backend, timeout, facts)
+
+
+@contextlib.contextmanager
+def exit_codes(debug: bool = False):
+    """Turns a `UserError` into one line on stderr and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_USER_ERROR) from None
+
+
+def _run(job, local_rank, world, gpus, backend, timeout, facts) -> None:
+    global _cpu_group, _local_size, _on_gpu
+    _on_gpu = gpus > 0
+    method, rank_, size = world
+    _local_size = int(os.environ.get("LOCAL_WORLD_SIZE", max(gpus, 1)))
+    if gpus:
+        torch.cuda.set_device(local_rank)
+    limit = datetime.timedelta(seconds=timeout)
+    store = _store(method, rank_, size, limit)
+    _handshake(store, rank_, size, facts, limit)
+    td.init_process_group(backend, store=td.PrefixStore("group", store), rank=rank_, world_size=size, timeout=limit)
+    _cpu_group = td.group.WORLD if backend == "gloo" else td.new_group(backend="gloo", timeout=limit)
+    try:
+        job()
+    finally:
+        td.destroy_process_group()
+        _cpu_group = None
+
+
+# -------------------------------------------------------------------------------------------------------- rendezvous
+
+
+def _store(method: str, rank_: int, size: int, limit: datetime.timedelta):
+    """The key-value store that the ranks meet at."""
+    if method == "torchrun":
+        agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = td.TCPStore(*address, is_master=rank_ == 0 and not agent, timeout=limit, wait_for_workers=False)
+        # Without a prefix a restarted attempt reads the addresses of the dead one.
+        return td.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    url = urlparse(method)
+    if url.scheme == "file":
+        return _file_store(url.path, rank_)
+    if url.scheme != "tcp" or not url.hostname or not url.port:
+        raise UserError(f"--init_method {method!r}: expected tcp://HOST:PORT or file://PATH")
+    try:
+        return td.TCPStore(url.hostname, url.port, is_master=rank_ == 0, timeout=limit, wait_for_workers=False)
+    except (td.DistNetworkError, td.DistStoreError, RuntimeError) as error:
+        raise UserError(_store_problem(url, rank_, limit, error)) from None
+
+
+def _file_store(path: str, rank_: int):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    store = td.FileStore(path, -1)
+    if store.add(f"joined/{rank_}", 1) > 1:
+        raise UserError(f"--init_method file://{path}: rank {rank_} has joined there before; two machines have one --shard_id, or the file is left over from a run that was killed: delete it")
+    return store
+
+
+def _store_problem(url, rank_, limit, error) -> str:
+    if rank_ == 0 and _in_use(url.port):
+        return (
+            f"port {url.port} is in use on this machine: name another in --init_method"
+            " (or another shard was started with --shard_id 0 too)"
+        )
+    if rank_ == 0:
+        return f"cannot listen on {url.hostname}:{url.port}, which --init_method names: {str(error).splitlines()[0]}"
+    return f"shard 0 did not answer at {url.hostname}:{url.port} within {limit.total_seconds():.0f} s: is it started, and is the port open?"
+
+
+def _in_use(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _handshake(store, rank_: int, size: int, facts: Mapping, limit: datetime.timedelta) -> None:
+    """Compares the facts of all ranks before anything is built, so that a wrong launch is an error, not a wrong run."""
+    if store.add(f"rank/{rank_}", 1) > 1:
+        raise UserError(f"rank {rank_} joined twice: two machines were started with the same --shard_id")
+    store.set(f"facts/{rank_}", json.dumps(dict(facts)))
+    for other in range(size) if rank_ == 0 else (0,):
+        try:
+            store.wait([f"facts/{other}"], limit)
+        except (td.DistStoreError, RuntimeError):
+            raise UserError(f"rank {other} of {size} did not join within {limit.total_seconds():.0f} s: was every shard started with --num_shards {facts['num_shards']} and its own --shard_id?") from None
+        theirs = json.loads(store.get(f"facts/{other}"))
+        _compare(dict(facts), theirs, f"rank {rank_}", f"rank {other}")
+    # Rank 0 must have read what the others say before one of them ends on a difference.
+    store.set(f"agreed/{rank_}", "yes")
+    store.wait(["agreed/0"], limit)
+
+
+def _compare(mine: Mapping, theirs: Mapping, me: str, them: str) -> None:
+    different = [k for k in sorted({*mine, *theirs}) if mine.get(k) != theirs.get(k)]
+    if different:
+        shown = "; ".join(f"{k} is {mine.get(k)!r} on {me}, {theirs.get(k)!r} on {them}" for k in different[:5])
+        more = f" and {len(different) - 5} more" if len(different) > 5 else ""
+        raise UserError(f"the ranks disagree: {shown}{more}; start all of them with the same settings")
+
+
+def agree(facts: Mapping[str, object]) -> None:
+    """Raises `UserError` on every rank if `facts` differ between ranks."""
+    for other, theirs in enumerate(all_gather_objects(dict(facts))):
+        _compare(dict(facts), theirs, f"rank {rank()}", f"rank {other}")
+
+
+# ------------------------------------------------------------------------------------------------------ communication
+
+
+def rank() -> int:
+    return td.get_rank() if td.is_initialized() else 0
+
+
+def world_size() -> int:
+    return td.get_world_size() if td.is_initialized() else 1
+
+
+def local_size() -> int:
+    """Processes of this run on this machine."""
+    return _local_size
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if td.is_initialized():
+        td.barrier(group=_cpu_group)
+
+
+def all_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum over ranks, in place, of a tensor on any device."""
+    if td.is_initialized():
+        group = _cpu_group if tensor.device.type == "cpu" else None
+        td.all_reduce(tensor, group=group)
+    return tensor
+
+
+def all_gather_objects(value: object) -> list:
+    """`value` of every rank, by rank."""
+    if not td.is_initialized():
+        return [value]
+    values = [None] * world_size()
+    td.all_gather_object(values, value, group=_cpu_group)
+    return values
+
+
+def gather_objects(value: object) -> list | None:
+    """`value` of every rank, by rank, on rank 0; None elsewhere."""
+    if not td.is_initialized():
+        return [value]
+    values = [None] * world_size() if is_main() else None
+    td.gather_object(value, values, group=_cpu_group)
+    return values
+
+
+def broadcast_object(value: object) -> object:
+    """`value` of rank 0, on all ranks."""
+    if not td.is_initialized():
+        return value
+    box = [value]
+    td.broadcast_object_list(box, group=_cpu_group)
+    return box[0]
+
+
+def rows(tensor: torch.Tensor) -> tuple[torch.Tensor, slice]:
+    """Rows of all ranks joined in rank order, without gradient, and the slice of them that is this rank's.
+
+    The ranks may hold different numbers of rows. [n_r, …] -> [sum n_r, …].
+    """
+    if world_size() == 1:
+        return tensor.detach(), slice(0, len(tensor))
+    sizes = all_gather_objects(len(tensor))
+    padded = torch.zeros((max(sizes), *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device)
+    padded[: len(tensor)] = tensor.detach()
+    parts = [torch.empty_like(padded) for _ in sizes]
+    td.all_gather(parts, padded, group=_cpu_group if tensor.device.type == "cpu" else None)
+    start = sum(sizes[: rank()])
+    return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)]), slice(start, start + len(tensor))
+
+

@@ -1,0 +1,1 @@
+"""Training and evaluation, the same for every system; concrete components are reached only through the registries."""

@@ -1,0 +1,156 @@
+"""Components of a run, built from the config tree through the registries."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from videorl import config, dist
+from videorl.data.batches import Plan
+from videorl.data.loader import Job, Loader, Workers
+from videorl.data.mixup import Mixer
+from videorl.data.quarantine import Quarantine
+from videorl.engine.objective import Objective
+from videorl.engine.step import Precision
+from videorl.registry import BATCHES, DATASETS, LOSSES, MODELS, UserError
+from videorl.spec import Views
+
+log = logging.getLogger("videorl")
+
+
+def model(cfg) -> nn.Module:
+    """The model with its first weights, which depend on RNG_SEED alone, on this process's device."""
+    torch.manual_seed(cfg.RNG_SEED)
+    entry, values = config.component(cfg, MODELS, cfg.MODEL.MODEL_NAME)
+    built = entry(config.spec(cfg), values=values).to(dist.device())
+    parameters = sum(p.numel() for p in built.parameters())
+    log.info("model %s: %.3f M parameters (%d)", entry.name, parameters / 1e6, parameters)
+    return built
+
+
+def parallel(cfg, built: nn.Module) -> nn.Module:
+    """The model ready to train: compiled and, with several processes, wrapped for gradient averaging."""
+    if cfg.TRAIN.COMPILE:
+        built = torch.compile(built)
+    if dist.world_size() == 1:
+        return built
+    # Statistics of batch norm are each rank's own while training; rank 0's are saved.
+    return DistributedDataParallel(built, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def objective(cfg) -> Objective:
+    """The losses of node LOSSES."""
+    losses, weights = {}, {}
+    for name, node in cfg.LOSSES.items():
+        entry, values = config.component(cfg, LOSSES, name)
+        losses[name], weights[name] = entry(config.spec(cfg), values=values), node.WEIGHT
+    return Objective(losses, weights).to(dist.device())
+
+
+def precision(cfg) -> Precision:
+    """What TRAIN.MIXED_PRECISION and TRAIN.AMP_DTYPE mean on this device."""
+    device = dist.device()
+    if not cfg.TRAIN.MIXED_PRECISION:
+        return Precision(device)
+    kinds = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+    kind = cfg.TRAIN.AMP_DTYPE
+    if kind == "auto":
+        kind = "bfloat16" if device.type == "cpu" or torch.cuda.is_bf16_supported() else "float16"
+    if kind not in kinds:
+        raise UserError(f"TRAIN.AMP_DTYPE {kind!r}: expected auto, float16 or bfloat16")
+    if kind == "float16" and device.type == "cpu":
+        raise UserError("TRAIN.AMP_DTYPE float16 needs a GPU; on the CPU use bfloat16 or auto")
+    return Precision(device, kinds[kind])
+
+
+def dataset(cfg, name: str, split: str, views: Views | None = None):
+    """The data set `name`: a registered one, or an entry of DATASETS."""
+    entry, values = config.component(cfg, DATASETS, name)
+    return entry(config.spec(cfg, views), split, values=values)
+
+
+def loader(cfg, data, title: str, mix=None) -> Loader:
+    node = cfg.DATA_LOADER
+    on_gpu = dist.device().type == "cuda"
+    workers = Workers(node.NUM_WORKERS, node.PREFETCH, node.TIMEOUT, node.PIN_MEMORY and on_gpu, node.MP_CONTEXT)
+    return Loader(data, workers, Quarantine(title, len(data), cfg.DATA.MAX_BAD_FRACTION), mix)
+
+
+@dataclass
+class TrainData:
+    """The training set of this rank: `steps` optimizer steps an epoch, each of `plan.micro_batches` micro-batches."""
+
+    dataset: object
+    batches: object
+    plan: Plan
+    loader: Loader
+
+    @property
+    def steps(self) -> int:
+        return self.batches.steps
+
+    def epoch(self, epoch: int, first: int = 0):
+        """Iterator over the steps of an epoch from step `first`: each the list of this rank's micro-batches.
+
+        Samples of the steps before `first` are not decoded.
+        """
+        self.batches.begin_epoch(epoch)
+        chunks = list(self.batches)[first:]
+        number = epoch * self.steps + first
+        jobs = [Job(epoch, number + k, chunk) for k, step in enumerate(chunks) for chunk in step]
+        stream = self.loader.run(jobs)
+        for _ in chunks:
+            yield [next(stream) for _ in range(self.plan.micro_batches)]
+
+
+def train_data(cfg) -> TrainData:
+    data = dataset(cfg, cfg.TRAIN.DATASET, "train")
+    plan = _plan(cfg)
+    entry, values = config.component(cfg, BATCHES, "")
+    batches = entry(len(data), plan, cfg.RNG_SEED, values=values)
+    spec = config.spec(cfg)
+    mix = _mixer(cfg, plan) if cfg.MIXUP.ENABLE else None
+    log.info(
+        "training set %s: %d videos; micro-batch %d x %d processes x %d micro-batches = %d videos a step%s, %d steps an epoch",
+        cfg.TRAIN.DATASET,
+        len(data),
+        plan.micro_batch,
+        plan.world,
+        plan.micro_batches,
+        plan.step_size,
+        f" ({plan.step_size * spec.augment.copies} clips)" if spec.augment.copies > 1 else "",
+        batches.steps,
+    )
+    return TrainData(data, batches, plan, loader(cfg, data, f"{cfg.TRAIN.DATASET}/train", mix))
+
+
+def _plan(cfg) -> Plan:
+    """TRAIN.BATCH_SIZE divided over the processes that TRAIN.BATCH_SIZE_SCOPE names."""
+    scopes = {"machine": dist.local_size(), "global": dist.world_size()}
+    scope = cfg.TRAIN.BATCH_SIZE_SCOPE
+    if scope not in scopes:
+        raise UserError(f"TRAIN.BATCH_SIZE_SCOPE {scope!r}: expected machine or global")
+    if cfg.TRAIN.BATCH_SIZE < 1 or cfg.TRAIN.BATCH_SIZE % scopes[scope]:
+        raise UserError(
+            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} cannot be shared by {scopes[scope]} processes"
+            f" (scope {scope}); make it a multiple of {scopes[scope]}"
+        )
+    if cfg.TRAIN.GRAD_ACCU_NUM_BATCH < 1:
+        raise UserError(f"TRAIN.GRAD_ACCU_NUM_BATCH {cfg.TRAIN.GRAD_ACCU_NUM_BATCH}: expected 1 or more")
+    size = cfg.TRAIN.BATCH_SIZE // scopes[scope]
+    return Plan(size, cfg.TRAIN.GRAD_ACCU_NUM_BATCH, dist.rank(), dist.world_size())
+
+
+def _mixer(cfg, plan: Plan) -> Mixer:
+    if plan.micro_batch % 2 and plan.step_size > 1:
+        raise UserError(f"MIXUP mixes pairs, but a process gets {plan.micro_batch} videos; make TRAIN.BATCH_SIZE even per process")
+    node = cfg.MIXUP
+    settings = {
+        "mixup_alpha": node.ALPHA,
+        "cutmix_alpha": node.CUTMIX_ALPHA,
+        "prob": node.PROB,
+        "switch_prob": node.SWITCH_PROB,
+    }
+    return Mixer(cfg.RNG_SEED, cfg.MODEL.NUM_CLASSES, node.LABEL_SMOOTH_VALUE, settings)

@@ -1,0 +1,140 @@
+"""Evaluation: every sample counted exactly once, on any number of ranks."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from videorl import config, dist
+from videorl.data.loader import Job
+from videorl.engine import build
+from videorl.engine.step import Precision, to_device
+from videorl.log import Progress
+from videorl.registry import EVALS, UserError
+from videorl.spec import Views
+
+log = logging.getLogger("videorl")
+
+
+class Evaluation:
+    """One entry of EVALS, with its data set read once."""
+
+    def __init__(self, cfg, name: str):
+        node = cfg.EVALS[name]
+        self.cfg, self.name, self.node = cfg, name, node
+        self.views = Views(node.CLIPS, node.CROPS)
+        self.spec = config.spec(cfg, self.views)
+        self.dataset = build.dataset(cfg, node.DATASET, node.SPLIT, self.views)
+        entry, values = config.component(cfg, EVALS, name)
+        self.eval = entry(self.spec, values=values)
+        self.clips = max(1, (node.BATCH_SIZE or cfg.TEST.BATCH_SIZE) // dist.local_size())
+        self.bad_rows: list[dict] = []
+
+    @property
+    def protocol(self) -> str:
+        return f"{self.node.DATASET} {self.node.SPLIT}: {self.eval.protocol}"
+
+    def run(self, model: torch.nn.Module, precision: Precision, predictions: Path | None = None) -> dict[str, float]:
+        """Metrics, with `n` samples counted `of` all; the same on every rank.
+
+        Rank 0 writes one row per sample to the file `predictions`. Raises `UserError` if no sample can be read or too
+        many cannot, and `RuntimeError` if a view is missing or doubled without a reason.
+        """
+        was_training = model.training
+        model.eval()
+        rows, bad = self._rows(model, precision)
+        model.train(was_training)
+        self.bad_rows = bad
+        gathered = dist.gather_objects((rows, bad))
+        result = self._finish(gathered, predictions) if dist.is_main() else None
+        result = dist.broadcast_object(result)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _rows(self, model, precision: Precision) -> tuple[dict[str, np.ndarray], list[dict]]:
+        """This rank's rows, and its unreadable samples."""
+        mine = range(dist.rank(), len(self.dataset), dist.world_size())
+        per_view = self.views.clips * self.views.crops
+        size = max(1, self.clips // per_view)
+        jobs = [Job(0, k, list(mine[k : k + size])) for k in range(0, len(mine), size)]
+        loader = build.loader(self.cfg, self.dataset, f"{self.node.DATASET}/{self.node.SPLIT}")
+        progress = Progress(len(jobs), self.name, self.cfg.USE_TQDM and dist.is_main())
+        found: list[dict[str, np.ndarray]] = []
+        with torch.inference_mode(), precision.autocast():
+            for batch in loader.run(jobs):
+                for part in _slices(batch, self.clips):
+                    rows = self.eval.step(model, to_device(part, precision.device, self.spec.clip))
+                    found.append({k: v.cpu().numpy() for k, v in rows.items()})
+                progress.step()
+        progress.close()
+        loader.close()
+        joined = {k: np.concatenate([f[k] for f in found]) for k in found[0]} if found else {}
+        return joined, list(loader.quarantine.rows.values())
+
+    def _finish(self, gathered: list, predictions: Path | None) -> dict[str, float] | Exception:
+        try:
+            rows = [r for r, _ in gathered if r]
+            bad = [b for _, rank_bad in gathered for b in rank_bad]
+            if not rows:
+                raise UserError(f"{self.name}: none of the {len(self.dataset)} samples could be read; first: {bad[0]['path']} ({bad[0]['error']})")
+            rows = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}
+            rows = self._checked(rows, {b["path"] for b in bad})
+            metrics, per_sample = self.eval.finish(rows)
+            counted = len(np.unique(rows["index"]))
+            if predictions:
+                self._save(predictions, per_sample)
+            return {**metrics, "n": counted, "of": len(self.dataset)}
+        except Exception as error:  # must reach the other ranks, which wait for the result
+            return error
+
+    def _checked(self, rows: dict[str, np.ndarray], bad: set[str]) -> dict[str, np.ndarray]:
+        """Rows sorted by (index, view), after a check that each view of each readable sample is there once."""
+        view = rows.get("view", np.zeros_like(rows["index"]))
+        order = np.lexsort((view, rows["index"]))
+        rows = {k: v[order] for k, v in rows.items()}
+        views = self.views.clips * self.views.crops
+        wanted = [i for i in range(len(self.dataset)) if self.dataset.path(i) not in bad]
+        expected = np.stack([np.repeat(wanted, views), np.tile(np.arange(views), len(wanted))])
+        found = np.stack([rows["index"], view[order]])
+        if expected.shape != found.shape or (expected != found).any():
+            raise RuntimeError(f"{self.name}: {_first_difference(expected, found, self.dataset)}")
+        return rows
+
+    def _save(self, file: Path, rows: dict[str, np.ndarray]) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        paths = np.array([self.dataset.path(int(i)) for i in rows["index"]])
+        np.savez_compressed(file, **rows, paths=paths, classes=np.array(self.dataset.classes, dtype=str))
+
+
+def _slices(batch: dict | None, size: int) -> Iterator[dict]:
+    """Parts of at most `size` rows."""
+    if batch is None:
+        return
+    for start in range(0, len(batch["index"]), size):
+        yield {k: v[start : start + size] for k, v in batch.items()}
+
+
+def _first_difference(expected: np.ndarray, found: np.ndarray, dataset) -> str:
+    want, got = {tuple(c) for c in expected.T}, [tuple(c) for c in found.T]
+    missing = sorted(want - set(got))
+    doubled = sorted({c for c in got if got.count(c) > 1}) if len(got) != len(set(got)) else []
+    what, cell = ("is missing", missing[0]) if missing else ("was counted twice", doubled[0])
+    return f"view {cell[1]} of sample {cell[0]} ({dataset.path(int(cell[0]))}) {what}"
+
+
+def evaluations(cfg, *, at_test: bool) -> dict[str, Evaluation]:
+    """The evaluations of the test phase, or those that run while training."""
+    return {
+        name: Evaluation(cfg, name)
+        for name, node in cfg.EVALS.items()
+        if (node.AT_TEST if at_test else node.EVERY > 0)
+    }
+
+
+def readable(found: dict[str, float]) -> str:
+    """`top1 93.0 %, top5 99.0 % (n=93/100)`: fractions as per cent, other numbers as they are, and the coverage."""
+    shown = [f"{k} {100 * v:.1f} %" if 0 <= v <= 1 else f"{k} {v:.4g}" for k, v in found.items() if k not in ("n", "of")]
+    return f"{', '.join(shown)} (n={found['n']}/{found['of']})"

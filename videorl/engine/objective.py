@@ -1,0 +1,80 @@
+"""The weighted sum of the losses of a run.
+
+A loss is a module whose `forward` takes, by parameter name, tensors of the model's outputs and of the batch. There are two
+kinds, told apart by `loss.coupled`:
+- separable (False): `forward` returns the sum of independent terms and `count(batch)` their number; the loss is the mean.
+- coupled (True): a term depends on other samples; `forward` gets the samples of the whole step and returns the loss.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from videorl import dist
+from videorl.registry import UserError
+
+
+class Objective(nn.Module):
+    """Losses by name with their weights. Learnable parameters of losses are trained and saved."""
+
+    def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]):
+        super().__init__()
+        self.losses = nn.ModuleDict(losses)
+        self.weights = dict(weights)
+        self.needs = {name: _parameters(loss.forward) for name, loss in losses.items()}
+        self.separable = [name for name, loss in losses.items() if not loss.coupled]
+        self.coupled = [name for name, loss in losses.items() if loss.coupled]
+
+    @property
+    def coupled_names(self) -> list[str]:
+        """Names of all tensors that coupled losses need."""
+        return sorted({n for name in self.coupled for n in self.needs[name]})
+
+    def totals(self, batches: Sequence[Mapping], device: torch.device) -> dict[str, float]:
+        """Number of terms of each separable loss over all micro-batches and ranks."""
+        counts = [float(sum(self.losses[name].count(b) for b in batches)) for name in self.separable]
+        total = dist.all_sum(torch.tensor(counts, dtype=torch.float64, device=_sum_device(device)))
+        return dict(zip(self.separable, total.tolist(), strict=True))
+
+    def separable_part(self, values: Mapping[str, Tensor], totals: Mapping[str, float]) -> dict[str, Tensor]:
+        """Of each separable loss, what these samples add to it."""
+        return {
+            name: self.losses[name](**_take(values, self.needs[name], name)) / max(totals[name], 1.0)
+            for name in self.separable
+        }
+
+    def coupled_part(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each coupled loss of the samples of the whole step."""
+        return {name: self.losses[name](**_take(values, self.needs[name], name)) for name in self.coupled}
+
+    def weighted(self, parts: Mapping[str, Tensor]) -> Tensor:
+        return sum(self.weights[name] * value for name, value in parts.items())
+
+    def monitor(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sums that losses want to see in the log beside themselves (right answers), for these samples."""
+        found = {}
+        for name in self.separable:
+            if hasattr(self.losses[name], "monitor"):
+                found |= self.losses[name].monitor(**_take(values, self.needs[name], name))
+        return found
+
+
+def _parameters(function) -> dict[str, bool]:
+    """Parameter name to whether it must be given."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default is inspect.Parameter.empty for p in parameters}
+
+
+def _take(values: Mapping[str, Tensor], names: Mapping[str, bool], loss: str) -> dict[str, Tensor]:
+    missing = [name for name, required in names.items() if required and name not in values]
+    if missing:
+        there = ", ".join(sorted(values))
+        raise UserError(f"loss {loss!r} needs {', '.join(missing)}, but model and data set give only {there}; choose another loss, model or data set")
+    return {name: values[name] for name in names if name in values}
+
+
+def _sum_device(device: torch.device) -> torch.device:
+    # float64 sums of a few numbers: on the CPU they cost no wait for the GPU.
+    return torch.device("cpu")

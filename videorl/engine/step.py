@@ -1,0 +1,201 @@
+"""The exact optimizer step: any split into micro-batches and ranks gives the gradient of one process with the whole batch.
+
+Separable losses are divided by counts over the whole step. Coupled losses take two passes (Gao et al., "Scaling Deep
+Contrastive Learning Batch Size under Memory Limited Setup", 2021): embed every micro-batch without a graph, differentiate
+the losses to the embeddings of all ranks joined, then run each micro-batch again with the same random numbers and push the
+cached gradient through. Randomness of micro-batch c of step s comes from (seed, s, c): nothing to save or to restore.
+"""
+
+import contextlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from videorl import dist
+from videorl.data.mixup import mix_video
+from videorl.engine.objective import Objective
+from videorl.spec import Clip
+
+Batch = Mapping[str, object]
+
+
+@dataclass
+class Precision:
+    """Autocast type (None: float32) and the gradient scaler that float16 needs."""
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self):
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def autocast(self):
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+
+def to_device(batch: Batch, device: torch.device, clip: Clip) -> dict:
+    """The batch with its tensors on the device; `video` [B, T, 3, H, W] uint8 becomes [B, 3, T, H, W] normalised float."""
+    batch = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    if "video" in batch:
+        video = normalise(batch["video"], clip)
+        batch["video"] = mix_video(video, batch["mix"]) if batch.get("mix") is not None else video
+    return batch
+
+
+def normalise(video: Tensor, clip: Clip) -> Tensor:
+    """uint8 [B, T, C, H, W] -> float [B, C, T, H, W], (x / 255 - mean) / std."""
+    mean = torch.tensor(clip.mean, device=video.device).view(1, -1, 1, 1, 1)
+    std = torch.tensor(clip.std, device=video.device).view(1, -1, 1, 1, 1)
+    return video.transpose(1, 2).float().div_(255).sub_(mean).div_(std)
+
+
+def call(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The model's outputs, as float32, for the entries of the batch that its `forward` names."""
+    names = inspect.signature(unwrap(model).forward).parameters
+    outputs = model(**{name: batch[name] for name in names if name in batch})
+    return {name: value.float() for name, value in outputs.items()}
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel and torch.compile."""
+    model = model.module if isinstance(model, DistributedDataParallel) else model
+    return getattr(model, "_orig_mod", model)
+
+
+def seed_chunk(seed: int, step: int, chunk: int) -> None:
+    """Sets torch's random state for one micro-batch: the same for the same chunk of the same step, whatever the rank."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, chunk]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def backward(
+    model: nn.Module,
+    objective: Objective,
+    batches: Sequence[Batch],
+    *,
+    clip: Clip,
+    precision: Precision,
+    seed: int,
+    step: int,
+) -> dict[str, float]:
+    """Adds the gradient of the step's objective to the parameters (averaged over ranks where the model is DDP).
+
+    `batches` are this rank's micro-batches, on the CPU. Returns the value of each loss, true means over the whole step,
+    `loss`, their weighted sum, and what losses monitor.
+    """
+    device = precision.device
+    first = dist.rank() * len(batches)
+    totals = objective.totals(batches, device)
+    cached, values = _coupled_gradients(model, objective, batches, first, clip, precision, seed, step)
+    sums: dict[str, Tensor] = {}
+    for m, batch in enumerate(batches):
+        batch = to_device(batch, device, clip)
+        last = m == len(batches) - 1
+        seed_chunk(seed, step, first + m)
+        with contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():
+            with precision.autocast():
+                outputs = call(model, batch)
+            parts = objective.separable_part({**batch, **outputs}, totals)
+            _push(objective.weighted(parts), outputs, cached[m], precision)
+        with torch.no_grad():
+            for name, value in {**parts, **objective.monitor({**batch, **outputs})}.items():
+                sums[name] = sums.get(name, 0) + value.detach().double()
+    _average_loss_gradients(objective)
+    return _totalled(objective, sums, values, totals)
+
+
+def _push(value, outputs: Mapping[str, Tensor], cached: Mapping[str, Tensor], precision: Precision) -> None:
+    """Backward of the separable part and of the cached gradients together, so that the graph is walked once.
+
+    DDP averages over ranks where sums are due: hence the factor.
+    """
+    factor = precision.scaler.get_scale() * dist.world_size()
+    roots, gradients = [], []
+    if isinstance(value, Tensor):
+        roots.append(value)
+        gradients.append(torch.full_like(value, factor))
+    for name, gradient in cached.items():
+        roots.append(outputs[name])
+        gradients.append(gradient * factor)
+    torch.autograd.backward(roots, gradients)
+
+
+def _coupled_gradients(model, objective, batches, first, clip, precision, seed, step):
+    """For each micro-batch the gradients of the coupled losses to its outputs, and the values of those losses."""
+    if not objective.coupled:
+        return [{} for _ in batches], {}
+    collected: list[dict[str, Tensor]] = []
+    wanted = objective.coupled_names
+    from_model: set[str] = set()
+    with _frozen_statistics(model):
+        for m, batch in enumerate(batches):
+            batch = to_device(batch, precision.device, clip)
+            seed_chunk(seed, step, first + m)
+            with torch.no_grad(), precision.autocast():
+                outputs = call(model, batch)
+            from_model |= outputs.keys()
+            values = {**batch, **outputs}
+            collected.append({n: values[n] for n in wanted if isinstance(values.get(n), Tensor)})
+    joined, mine = {}, {}
+    for name in collected[0]:
+        joined[name], mine[name] = dist.rows(torch.cat([c[name] for c in collected]))
+    leaves = {n: joined[n].requires_grad_() for n in joined if n in from_model}
+    parts = objective.coupled_part(joined)
+    total = objective.weighted(parts)
+    own = [p for name in objective.coupled for p in objective.losses[name].parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(total, [*leaves.values(), *own], allow_unused=True)
+    for p, g in zip(own, gradients[len(leaves) :], strict=True):
+        _add_gradient(p, g, precision.scaler.get_scale())
+    sizes = [len(next(iter(c.values()))) for c in collected]
+    cached = [{} for _ in batches]
+    for name, gradient in zip(leaves, gradients, strict=False):
+        if gradient is not None:
+            for m, rows in enumerate(gradient[mine[name]].split(sizes)):
+                cached[m][name] = rows
+    return cached, {name: value.detach() for name, value in parts.items()}
+
+
+def _add_gradient(p: Tensor, gradient: Tensor | None, scale: float) -> None:
+    if gradient is not None:
+        p.grad = gradient * scale if p.grad is None else p.grad + gradient * scale
+
+
+@contextlib.contextmanager
+def _frozen_statistics(model: nn.Module):
+    """The first pass must not move running statistics: the second does."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    saved = [(m.momentum, m.num_batches_tracked.clone() if m.num_batches_tracked is not None else None) for m in layers]
+    for m in layers:
+        m.momentum = 0.0
+    try:
+        yield
+    finally:
+        for m, (momentum, tracked) in zip(layers, saved, strict=True):
+            m.momentum = momentum
+            if tracked is not None:
+                m.num_batches_tracked.copy_(tracked)
+
+
+def _average_loss_gradients(objective: Objective) -> None:
+    """The losses' own parameters are outside DDP: their gradients are averaged here as DDP does with the model's."""
+    for p in objective.parameters():
+        if p.requires_grad and dist.world_size() > 1:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            dist.all_sum(p.grad).div_(dist.world_size())
+
+
+def _totalled(objective, sums, coupled_values, totals) -> dict[str, float]:
+    """Sums over ranks as numbers; monitored sums are divided by the terms of the first separable loss."""
+    names = list(sums)
+    summed = dist.all_sum(torch.tensor([float(sums[n]) for n in names], dtype=torch.float64)).tolist()
+    found = dict(zip(names, summed, strict=True)) | {n: float(v) for n, v in coupled_values.items()}
+    losses = {n: v for n, v in found.items() if n in objective.losses}
+    terms = max(totals[objective.separable[0]], 1.0) if objective.separable else 1.0
+    monitored = {n: v / terms for n, v in found.items() if n not in losses}
+    return {"loss": sum(objective.weights[n] * v for n, v in losses.items()), **losses, **monitored}

@@ -1,0 +1,1 @@
+"""Registered evaluations: `step` makes rows from batches, `finish` makes metrics from all rows."""

@@ -1,0 +1,49 @@
+"""Classification with several views of each video: the scores of its clips and crops are summed (or their maximum taken)."""
+
+import numpy as np
+import torch
+
+from videorl.metrics.classification import class_accuracy, mean_average_precision, topk_accuracy
+from videorl.registry import EVALS
+
+
+@EVALS.register("views", ensemble="DATA.ENSEMBLE_METHOD", activation="MODEL.HEAD_ACT")
+class Views:
+    """PySlowFast's multi-view test (slowfast/utils/meters.py, TestMeter).
+
+    Metrics, fractions in 0..1: `top1`, `top5`, `mean_class` (mean of the classes' accuracies); for several labels `map`.
+    """
+
+    def __init__(self, spec, *, ensemble: str, activation: str):
+        self.views = spec.views.clips * spec.views.crops
+        self.ensemble, self.activation = ensemble, activation
+
+    @property
+    def protocol(self) -> str:
+        return f"{self.views} view{'s' if self.views > 1 else ''} per video, {self.ensemble} of {self.activation} scores"
+
+    def step(self, model, batch) -> dict[str, torch.Tensor]:
+        """Rows of one batch: sample index, view, label and scores [B, C]."""
+        logits = model(batch["video"])["logits"].float()
+        scores = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(1)
+        return {"index": batch["index"], "view": batch["view"], "labels": batch["labels"], "scores": scores}
+
+    def finish(self, rows: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Metrics, and one row per video (index, labels, scores) for reports. Rows come sorted by (index, view)."""
+        views = self.views
+        scores = rows["scores"].reshape(-1, views, rows["scores"].shape[-1])
+        scores = scores.max(1) if self.ensemble == "max" else scores.sum(1)
+        labels, index = rows["labels"][::views], rows["index"][::views]
+        return _metrics(scores, labels), {"index": index, "labels": labels, "scores": scores}
+
+
+def _metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    if labels.ndim == 2:
+        return {"map": mean_average_precision(scores, labels)}
+    classes = scores.shape[1]
+    per_class = class_accuracy(scores.argmax(1), labels, classes)
+    return {
+        "top1": topk_accuracy(scores, labels, 1),
+        "top5": topk_accuracy(scores, labels, min(5, classes)),
+        "mean_class": float(np.nanmean(per_class)) if np.isfinite(per_class).any() else float("nan"),
+    }

@@ -1,0 +1,134 @@
+"""What a run says: console and stdout.log, progress with time left, metrics.jsonl, json_stats.log, TensorBoard.
+
+A log that cannot be written (full disk) never ends a run: it is said once, and the run goes on.
+"""
+
+import datetime
+import json
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+
+log = logging.getLogger("videorl")
+
+
+def setup(folder: Path | None, main: bool) -> None:
+    """Console and `folder`/stdout.log for rank 0; warnings alone for the others."""
+    log.handlers.clear()
+    log.propagate = False
+    log.setLevel(logging.INFO if main else logging.WARNING)
+    console = logging.StreamHandler(sys.stdout)
+    handlers: list[logging.Handler] = [console]
+    if main and folder is not None:
+        handlers.append(logging.FileHandler(folder / "stdout.log"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%m-%d %H:%M:%S"))
+        log.addHandler(handler)
+
+
+class Metrics:
+    """Numbers over time: a line in `metrics.jsonl` and `json_stats.log` for each, and TensorBoard's event files."""
+
+    def __init__(self, folder: Path, tensorboard: Path | None = None):
+        self.file, self.stats = folder / "metrics.jsonl", folder / "json_stats.log"
+        self.failed: set[str] = set()
+        self.writer = self._writer(tensorboard) if tensorboard else None
+
+    def _writer(self, folder: Path):
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            return SummaryWriter(str(folder))
+        except OSError as error:
+            log.warning("no TensorBoard files: %s", error)
+            return None
+
+    def train(self, row: dict, stats: dict) -> None:
+        """One logged step: `row` for metrics.jsonl, `stats` under PySlowFast's names for json_stats.log."""
+        self._append(self.file, json.dumps({"kind": "train", **row}))
+        self._append(self.stats, _stats_line({"_type": "train_iter_", **stats}))
+        self._scalars({f"Train/{k}": v for k, v in row.items() if isinstance(v, (int, float))}, row["step"])
+
+    def evaluated(self, row: dict, stats: dict) -> None:
+        """The result of one evaluation."""
+        self._append(self.file, json.dumps({"kind": "eval", **row}))
+        self._append(self.stats, _stats_line(stats))
+        self._scalars({f"{row['name']}/{k}": v for k, v in row.items() if isinstance(v, (int, float))}, row["step"])
+
+    def forget_after(self, step: int) -> None:
+        """Drops lines of steps that a resumed run will do again."""
+        if self.file.exists():
+            kept = [line for line in self.file.read_text().splitlines() if _step_of(line) <= step]
+            self.file.write_text("".join(line + "\n" for line in kept))
+
+    def _append(self, file: Path, line: str) -> None:
+        self._guarded(file.name, lambda: _write_line(file, line))
+
+    def _scalars(self, values: dict, step: int) -> None:
+        if self.writer:
+            self._guarded("TensorBoard", lambda: [self.writer.add_scalar(k, v, step) for k, v in values.items()])
+
+    def draw(self, write) -> None:
+        """Calls `write(SummaryWriter)` where TensorBoard is on."""
+        if self.writer:
+            self._guarded("TensorBoard", lambda: write(self.writer))
+
+    def _guarded(self, what: str, write) -> None:
+        try:
+            write()
+        except OSError as error:
+            if what not in self.failed:
+                log.warning("%s cannot be written (%s); the run goes on without", what, error)
+            self.failed.add(what)
+
+    def close(self) -> None:
+        if self.writer:
+            self._guarded("TensorBoard", self.writer.close)
+
+
+def _write_line(file: Path, line: str) -> None:
+    with file.open("a") as out:
+        out.write(line + "\n")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _stats_line(stats: dict) -> str:
+    import simplejson
+
+    rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in stats.items()}
+    return "json_stats: " + simplejson.dumps(rounded, sort_keys=True, use_decimal=True, ignore_nan=True)
+
+
+class Progress:
+    """A progress bar with time left on a terminal; nothing elsewhere (the log lines carry the time left there)."""
+
+    def __init__(self, total: int, title: str, shown: bool, start: int = 0):
+        from tqdm import tqdm
+
+        self.total, self.done, self.began = total, start, time.monotonic()
+        self.start = start
+        self.bar = tqdm(total=total, initial=start, desc=title, disable=not (shown and sys.stderr.isatty()), leave=False)
+
+    def step(self) -> None:
+        self.done += 1
+        self.bar.update()
+
+    def seconds_left(self) -> float:
+        rate = (time.monotonic() - self.began) / max(self.done - self.start, 1)
+        return rate * (self.total - self.done)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def duration(seconds: float) -> str:
+    """1:23:45"""
+    return str(datetime.timedelta(seconds=int(seconds)))

@@ -1,0 +1,46 @@
+"""Classification losses: cross-entropy with one class or soft targets, and binary cross-entropy for several labels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from videorl.registry import LOSSES
+
+
+@LOSSES.register("cross_entropy")
+@LOSSES.register("soft_cross_entropy")
+class CrossEntropy(nn.Module):
+    """-sum_c y_c log softmax(z)_c, summed over samples; y is a class number or a distribution over classes."""
+
+    coupled = False
+
+    def __init__(self, spec):
+        super().__init__()
+
+    def count(self, batch) -> int:
+        return len(batch["labels"])
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, reduction="sum")
+
+    @torch.no_grad()
+    def monitor(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Samples whose best class is the label (of mixed labels: the larger part)."""
+        wanted = labels if labels.ndim == 1 else labels.argmax(1)
+        return {"top1": (logits.argmax(1) == wanted).sum()}
+
+
+@LOSSES.register("bce_logit")
+class BinaryCrossEntropy(nn.Module):
+    """Binary cross-entropy of each class's sigmoid, averaged over classes, summed over samples."""
+
+    coupled = False
+
+    def __init__(self, spec):
+        super().__init__()
+
+    def count(self, batch) -> int:
+        return len(batch["labels"])
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1).sum()

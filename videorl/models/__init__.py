@@ -1,0 +1,1 @@
+"""Registered models: named tensors in, named tensors out."""

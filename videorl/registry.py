@@ -1,0 +1,150 @@
+"""The five registries, and the schema that a registered thing gives by its own signature.
+
+A registered callable is `thing(spec, ..., *, key=default, ...)`: its keyword-only parameters are its config keys.
+The key `DEPTH` of a node is the parameter `depth`; type and default come from the signature, the meaning from the
+line `depth: ...` under `Keys:` in its docstring. A key that nobody reads can therefore not exist.
+"""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REQUIRED = inspect.Parameter.empty
+
+
+class UserError(Exception):
+    """A mistake of the user: one line that says what was expected, what was found and what to change."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One config key: its upper-case name, type, default, meaning, and the global key it is bound to, if any."""
+
+    name: str
+    type: object
+    default: object
+    doc: str
+    bound: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered thing: how to build it, the node that holds its keys, and the keys."""
+
+    name: str
+    build: Callable
+    node: str
+    keys: Mapping[str, Key] = field(default_factory=dict)
+
+    def __call__(self, *args, values: Mapping[str, object]):
+        """Builds the thing from positional facts and a value for each of its keys (by upper-case name)."""
+        return self.build(*args, **{name.lower(): value for name, value in values.items()})
+
+
+def did_you_mean(name: str, known) -> str:
+    """`; did you mean X?` for the nearest of the known names, or nothing."""
+    by_lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
+
+
+class Registry:
+    """Names to registered things of one kind."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._entries: dict[str, Entry] = {}
+
+    def register(self, name: str, *, node: str = "", **bound: str) -> Callable:
+        """Decorator that registers a class or function under `name`.
+
+        `node` is the config node that holds its keys. `bound` ties a parameter to a global key
+        (`dropout="MODEL.DROPOUT_RATE"`) instead of giving it a key of its own.
+        """
+
+        def decorate(thing):
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice: by {self._entries[name].build} and {thing}")
+            self._entries[name] = Entry(name, thing, node, _keys_of(thing, bound))
+            return thing
+
+        return decorate
+
+    def __getitem__(self, name: str) -> Entry:
+        if name not in self._entries:
+            hint = did_you_mean(name, self._entries)
+            raise UserError(f"unknown {self.kind} {name!r}{hint} (known: {', '.join(sorted(self._entries))})")
+        return self._entries[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+
+DATASETS = Registry("dataset")
+BATCHES = Registry("batches")
+MODELS = Registry("model")
+LOSSES = Registry("loss")
+EVALS = Registry("eval")
+
+
+def _keys_of(thing, bound: Mapping[str, str]) -> dict[str, Key]:
+    signature = inspect.signature(thing)
+    init = thing.__init__ if inspect.isclass(thing) else thing
+    types = typing.get_type_hints(init)
+    docs = _key_docs(inspect.getdoc(thing) or "")
+    keys = {}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if name not in types:
+            raise TypeError(f"{thing}: the keyword-only parameter {name!r} is a config key and needs a type annotation")
+        keys[name.upper()] = Key(name.upper(), types[name], parameter.default, docs.get(name, ""), bound.get(name, ""))
+    if strange := {name.upper() for name in bound} - set(keys):
+        raise TypeError(f"{thing}: bound names {sorted(strange)} are no keyword-only parameters")
+    return keys
+
+
+def _key_docs(doc: str) -> dict[str, str]:
+    """The lines `name: meaning` (and their continuations) of the `Keys:` section of a docstring."""
+    section = re.search(r"^Keys:\n((?:[ ]+.*\n?|\n)+)", doc, re.MULTILINE)
+    docs, current = {}, None
+    for line in section.group(1).splitlines() if section else []:
+        start = re.match(r"^ {4}(\w+): (.*)$", line)
+        if start:
+            current = start.group(1)
+            docs[current] = start.group(2).strip()
+        elif current and line.strip():
+            docs[current] += " " + line.strip()
+    return docs
+
+
+def discover() -> None:
+    """Imports every component of the package, so that each registers itself."""
+    import videorl
+
+    for package in ("data", "models", "losses", "evals"):
+        folder = [str(Path(videorl.__path__[0]) / package)]
+        for module in pkgutil.iter_modules(folder, f"videorl.{package}."):
+            importlib.import_module(module.name)
+
+
+def import_project(folder: Path) -> None:
+    """Imports the .py files of `projects/<name>/`, which register what the project adds."""
+    folder = folder.resolve()
+    if not re.fullmatch(r"[A-Za-z0-9_]+", folder.name):
+        raise UserError(f"project folder {folder.name!r}: expected a name of letters, digits and '_'; rename the folder")
+    root = str(folder.parent.parent)
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    for file in sorted(folder.glob("*.py")):
+        importlib.import_module(f"{folder.parent.name}.{folder.name}.{file.stem}")
