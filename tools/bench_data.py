@@ -8,6 +8,7 @@ random resized crop, flip, erasing. The same samples are drawn for both. Prints 
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ from PIL import Image
 from videorl.data import clips
 from videorl.data.randaug import RandAugment
 from videorl.data.transforms import TrainTransform, random_resized_crop
+from videorl.data.video import VideoError, open_video
 from videorl.registry import UserError
 from videorl.spec import Augment
 
@@ -48,14 +50,14 @@ def published_sample(path: Path, rng, *, frames: int, rate: int, size: int, copi
     from decord import VideoReader
     from timm.data.random_erasing import RandomErasing
 
+    erasing = RandomErasing(AUGMENT.erase_prob, mode="pixel", max_count=1, device="cpu")
+    policy = RandAugment(AUGMENT.rand_augment, AUGMENT.interpolation)
     seconds = Stopwatch()
     reader = VideoReader(str(path), num_threads=1)
     picked = clips.dense_train(len(reader), reader.get_avg_fps(), frames=frames, rate=rate, rng=rng)
     span = reader.get_batch(range(picked[0], picked[-1] + 1)).asnumpy()
     decoded = torch.from_numpy(span)[picked - picked[0]]  # [T, H, W, 3]
     decode = seconds()
-    erasing = RandomErasing(AUGMENT.erase_prob, mode="pixel", max_count=1, device="cpu")
-    policy = RandAugment(AUGMENT.rand_augment, AUGMENT.interpolation)
     for _ in range(copies):
         images = [Image.fromarray(frame) for frame in decoded.numpy()]
         for operation in policy.draw(rng):
@@ -73,14 +75,12 @@ def published_sample(path: Path, rng, *, frames: int, rate: int, size: int, copi
 
 def our_sample(path: Path, rng, *, frames: int, rate: int, size: int, copies: int) -> dict[str, float]:
     """Seconds of the same sample here. It ends as uint8 [3, T, S, S]; the device makes it float and normalises it."""
-    from videorl.data.video import open_video
-
+    transform = TrainTransform(AUGMENT, size)
     seconds = Stopwatch()
     with open_video(path) as video:
-        picked = clips.dense_train(len(video), video.fps, frames=frames, rate=rate, rng=rng)
+        picked = clips.dense_train(video.num_frames, video.fps, frames=frames, rate=rate, rng=rng)
         decoded = video.frames(picked)
     decode = seconds()
-    transform = TrainTransform(AUGMENT, size)
     for _ in range(copies):
         transform(decoded, rng).permute(1, 0, 2, 3).contiguous()
     return {"decode": decode, "transform": seconds()}
@@ -105,7 +105,7 @@ def main() -> None:
     try:
         for path in args.video:
             print(json.dumps(compare(path, args.baseline, args.samples, settings)), flush=True)
-    except UserError as error:
+    except (UserError, VideoError) as error:
         sys.exit(f"bench_data: {error}")
 
 
@@ -118,6 +118,10 @@ def compare(path: Path, baseline: str, samples: int, settings: dict) -> dict:
         "ours": mean_seconds(our_sample, path, samples, **settings),
     }
     if baseline == "published":
+        if importlib.util.find_spec("decord") is None:
+            raise UserError(
+                "--baseline published: expected decord, not installed; pip install decord, or --baseline none"
+            )
         result["published"] = mean_seconds(published_sample, path, samples, **settings)
         result["ratio"] = round(result["ours"]["total"] / result["published"]["total"], 3)
     return result

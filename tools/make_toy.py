@@ -1,11 +1,13 @@
 """Writes the toy data set: short videos of moving shapes in 8 motion classes, in PySlowFast's layout.
 
-    python tools/make_toy.py --out datasets/toy
+python tools/make_toy.py --out datasets/toy
 """
 
 import argparse
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
@@ -25,7 +27,8 @@ def main() -> None:
     try:
         print(toy.make_set(args.out, seed=args.seed, counts=counts, workers=args.workers, progress=_bar))
     except UserError as error:
-        sys.exit(f"make_toy: {error}")
+        print(f"make_toy: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _bar(steps, total):

@@ -31,14 +31,28 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--cfg", "--cfg_files", action="append", metavar="FILE", help="YAML config; given twice: one run after the other")
+    parser.add_argument(
+        "--cfg",
+        "--cfg_files",
+        action="append",
+        metavar="FILE",
+        help="YAML config; given twice: one run after the other",
+    )
     parser.add_argument("--opts", action="store_true", help="may stand before KEY VALUE pairs, as in PySlowFast")
     parser.add_argument("--init_method", default="", help="tcp://HOST:PORT of shard 0, or file://PATH on a shared disk")
     parser.add_argument("--num_shards", type=int, help="machines (NUM_SHARDS)")
     parser.add_argument("--shard_id", type=int, help="number of this machine (SHARD_ID)")
-    parser.add_argument("--help-config", nargs="?", const="", metavar="NODE", help="show every key of a node: type, default, unit and meaning")
+    parser.add_argument(
+        "--help-config",
+        nargs="?",
+        const="",
+        metavar="NODE",
+        help="show every key of a node: type, default, unit and meaning",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="settings that come after those of the config")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="settings that come after those of the config"
+    )
     return parser.parse_intermixed_args(words)
 
 

@@ -125,7 +125,9 @@ def _reason(file: Path, error: Exception) -> str:
     with contextlib.suppress(Exception):
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
         if unsafe:
-            return f"it holds objects that could run code ({', '.join(unsafe[:3])}); re-save its weights as plain tensors"
+            return (
+                f"it holds objects that could run code ({', '.join(unsafe[:3])}); re-save its weights as plain tensors"
+            )
     return f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"
 
 
@@ -142,7 +144,11 @@ def damage(file: Path) -> str:
     if file.stat().st_size != size:
         return f"{file.stat().st_size} bytes where {size} were written"
     with file.open("rb") as data:
-        if hashlib.file_digest(data, "sha256").hexdigest() != sha if hasattr(hashlib, "file_digest") else _sha256(data) != sha:
+        if (
+            hashlib.file_digest(data, "sha256").hexdigest() != sha
+            if hasattr(hashlib, "file_digest")
+            else _sha256(data) != sha
+        ):
             return "its SHA-256 differs from the one written"
     return ""
 
@@ -158,7 +164,11 @@ def newest(folder: Path) -> Path | None:
     """The newest committed and undamaged checkpoint of a run; says which newer ones it passed over, and why."""
     for file in _newest_first(folder):
         if not file.with_suffix(".json").is_file():
-            log.warning("%s has no %s beside it: not finished, or not of this run; trying the one before", file, file.with_suffix(".json").name)
+            log.warning(
+                "%s has no %s beside it: not finished, or not of this run; trying the one before",
+                file,
+                file.with_suffix(".json").name,
+            )
         elif reason := damage(file):
             log.warning("%s is damaged (%s); trying the one before", file, reason)
         else:
@@ -199,7 +209,9 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], sourc
     """
     own = model.state_dict()
     fits = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
-    reshaped = [f"{k} {tuple(weights[k].shape)} for {tuple(own[k].shape)}" for k in own if k in weights and k not in fits]
+    reshaped = [
+        f"{k} {tuple(weights[k].shape)} for {tuple(own[k].shape)}" for k in own if k in weights and k not in fits
+    ]
     missing = [k for k in own if k not in weights]
     unexpected = [k for k in weights if k not in own]
     total = sum(v.numel() for v in own.values())
@@ -209,6 +221,8 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], sourc
         if names:
             audit += f"; {len(names)} {what}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
     if part < least:
-        raise UserError(f"{audit}; expected at least {100 * least:.0f} %: is it a checkpoint of this model and these classes?")
+        raise UserError(
+            f"{audit}; expected at least {100 * least:.0f} %: is it a checkpoint of this model and these classes?"
+        )
     log.info(audit)
     model.load_state_dict(fits, strict=False)

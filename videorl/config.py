@@ -342,12 +342,18 @@ def describe(name: str) -> str:
     wanted = tuple(name.upper().split(".")) if name else ()
     found = {path: key for path, key in schema.items() if tuple(p.upper() for p in path[: len(wanted)]) == wanted}
     if not found:
-        raise UserError(f"unknown node or key {name}{did_you_mean(name, {'.'.join(p) for p in schema} | {p[0] for p in schema})}")
+        raise UserError(
+            f"unknown node or key {name}{did_you_mean(name, {'.'.join(p) for p in schema} | {p[0] for p in schema})}"
+        )
     return "\n".join(_describe_key(path, key) for path, key in found.items())
 
 
 def _describe_key(path, key: Key) -> str:
-    default = "required" if key.default is REQUIRED else yaml.safe_dump(_plain(key.default), default_flow_style=True).split("\n")[0]
+    default = (
+        "required"
+        if key.default is REQUIRED
+        else yaml.safe_dump(_plain(key.default), default_flow_style=True).split("\n")[0]
+    )
     return f"{'.'.join(path)}  ({_type_name(key.type)}, default {default})\n    {key.doc}"
 
 

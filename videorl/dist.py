@@ -34,7 +34,9 @@ def count_gpus(asked: int) -> int:
     """Processes with a GPU on this machine for NUM_GPUS `asked` (-1: all there are). Raises `UserError` if too many."""
     there = torch.cuda.device_count()
     if asked > there:
-        raise UserError(f"NUM_GPUS is {asked}, but this machine has {there} GPUs that torch can use; NUM_GPUS 0 runs on the CPU")
+        raise UserError(
+            f"NUM_GPUS is {asked}, but this machine has {there} GPUs that torch can use; NUM_GPUS 0 runs on the CPU"
+        )
     return there if asked < 0 else asked
 
 
@@ -73,7 +75,9 @@ def launch(
             torch.cuda.set_device(0)
         job()
     elif shards > 1 and not init_method:
-        raise UserError("--num_shards > 1 needs --init_method tcp://HOST:PORT of shard 0, or file://PATH on a shared disk")
+        raise UserError(
+            "--num_shards > 1 needs --init_method tcp://HOST:PORT of shard 0, or file://PATH on a shared disk"
+        )
     elif gpus <= 1:
         _run(job, 0, (init_method, shard_id, shards), gpus, backend, timeout, facts)
     else:
@@ -99,7 +103,9 @@ def _spawn(job, init_method, gpus, shards, shard_id, backend, timeout, facts) ->
         except torch.multiprocessing.ProcessExitedException as error:
             if error.exit_code in (EXIT_USER_ERROR, EXIT_PREEMPTED):
                 raise SystemExit(error.exit_code) from None
-            how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with exit code {error.exit_code}"
+            how = (
+                f"was killed by {error.signal_name}" if error.signal_name else f"ended with exit code {error.exit_code}"
+            )
             raise UserError(f"rank {shard_id * gpus + error.error_index} {how}; the other ranks were stopped") from None
         finally:
             for number, handler in previous.items():
@@ -168,7 +174,9 @@ def _file_store(path: str, rank_: int):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     store = td.FileStore(path, -1)
     if store.add(f"joined/{rank_}", 1) > 1:
-        raise UserError(f"--init_method file://{path}: rank {rank_} has joined there before; two machines have one --shard_id, or the file is left over from a run that was killed: delete it")
+        raise UserError(
+            f"--init_method file://{path}: rank {rank_} has joined there before; two machines have one --shard_id, or the file is left over from a run that was killed: delete it"
+        )
     return store
 
 
@@ -197,7 +205,9 @@ def _handshake(store, rank_: int, size: int, facts: Mapping, limit: datetime.tim
         try:
             store.wait([f"facts/{other}"], limit)
         except (td.DistStoreError, RuntimeError):
-            raise UserError(f"rank {other} of {size} did not join within {limit.total_seconds():.0f} s: was every shard started with --num_shards {facts['num_shards']} and its own --shard_id?") from None
+            raise UserError(
+                f"rank {other} of {size} did not join within {limit.total_seconds():.0f} s: was every shard started with --num_shards {facts['num_shards']} and its own --shard_id?"
+            ) from None
         theirs = json.loads(store.get(f"facts/{other}"))
         _compare(dict(facts), theirs, f"rank {rank_}", f"rank {other}")
     # Rank 0 must have read what the others say before one of them ends on a difference.
@@ -293,5 +303,3 @@ def rows(tensor: torch.Tensor) -> tuple[torch.Tensor, slice]:
     td.all_gather(parts, padded, group=_cpu_group if tensor.device.type == "cpu" else None)
     start = sum(sizes[: rank()])
     return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)]), slice(start, start + len(tensor))
-
-

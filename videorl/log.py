@@ -115,7 +115,9 @@ class Progress:
 
         self.total, self.done, self.began = total, start, time.monotonic()
         self.start = start
-        self.bar = tqdm(total=total, initial=start, desc=title, disable=not (shown and sys.stderr.isatty()), leave=False)
+        self.bar = tqdm(
+            total=total, initial=start, desc=title, disable=not (shown and sys.stderr.isatty()), leave=False
+        )
 
     def step(self) -> None:
         self.done += 1

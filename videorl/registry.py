@@ -71,7 +71,9 @@ class Registry:
 
         def decorate(thing):
             if name in self._entries:
-                raise ValueError(f"{self.kind} {name!r} is registered twice: by {self._entries[name].build} and {thing}")
+                raise ValueError(
+                    f"{self.kind} {name!r} is registered twice: by {self._entries[name].build} and {thing}"
+                )
             self._entries[name] = Entry(name, thing, node, _keys_of(thing, bound))
             return thing
 
@@ -142,7 +144,9 @@ def import_project(folder: Path) -> None:
     """Imports the .py files of `projects/<name>/`, which register what the project adds."""
     folder = folder.resolve()
     if not re.fullmatch(r"[A-Za-z0-9_]+", folder.name):
-        raise UserError(f"project folder {folder.name!r}: expected a name of letters, digits and '_'; rename the folder")
+        raise UserError(
+            f"project folder {folder.name!r}: expected a name of letters, digits and '_'; rename the folder"
+        )
     root = str(folder.parent.parent)
     if root not in sys.path:
         sys.path.insert(0, root)

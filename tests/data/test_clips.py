@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "data"
 
 def load(name):
     case = torch.load(GOLDEN / f"{name}.pt", weights_only=True)
-    return case["inputs"] if "inputs" in case else {}, case["expected"]
+    return case.get("inputs", {}), case["expected"]
 
 
 class PythonRandom(random.Random):

@@ -83,7 +83,7 @@ def test_several_labels_mix_like_single_ones():
 
 
 def test_inputs_stay_as_they_were():
-    video, before = torch.rand(2, 3, 2, 8, 8), None
+    video = torch.rand(2, 3, 2, 8, 8)
     before = video.clone()
     mixup.mix_video(video, mixup.Mix(0.5, (0, 4, 0, 8)))
     mixup.mix_video(video, mixup.Mix(0.5))

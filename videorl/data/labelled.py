@@ -116,7 +116,9 @@ def _missing_csv(file: Path) -> str:
     return f"{file} does not exist; the folder holds {there}; expected lines `path label`"
 
 
-def _parse(line: str, separator: str, num_classes: int, multi_label: bool, allow_outside: bool) -> tuple[str, list[int]]:
+def _parse(
+    line: str, separator: str, num_classes: int, multi_label: bool, allow_outside: bool
+) -> tuple[str, list[int]]:
     path, found, label = line.rstrip().rpartition(separator)
     if not found or not path.strip():
         raise ValueError(f"expected `path{separator}label`, found {line[:60]!r} (see DATA.PATH_LABEL_SEPARATOR)")
@@ -150,5 +152,7 @@ def read_classes(file: Path, num_classes: int) -> tuple[str, ...]:
     except (ValueError, TypeError, AttributeError):
         raise UserError(f'{file}: expected json {{"class name": number, …}}') from None
     if sorted(numbers.values()) != list(range(num_classes)):
-        raise UserError(f"{file}: expected each number 0 … {num_classes - 1} once, found {len(numbers)} names; check MODEL.NUM_CLASSES")
+        raise UserError(
+            f"{file}: expected each number 0 … {num_classes - 1} once, found {len(numbers)} names; check MODEL.NUM_CLASSES"
+        )
     return tuple(sorted(numbers, key=numbers.get))

@@ -3,8 +3,8 @@
 A policy string such as `rand-m7-n4-mstd0.5-inc1` is timm's (`timm.data.auto_augment`), which PySlowFast's is a copy of.
 Here drawing is apart from applying, so that a transform can join the geometric operations of a draw with its crop.
 
-Geometric operations are known by the affine map that they sample with: output point -> input point, in pixels with the
-origin at the corner of the image (the centre of the first pixel is (0.5, 0.5)), the convention of `PIL.Image.transform`.
+Geometric operations are known by the affine map that they sample with: output point -> input point, in pixels from the
+corner of the image (the centre of the first pixel is (0.5, 0.5)), the convention of `PIL.Image.transform`.
 """
 
 import math

@@ -1,14 +1,15 @@
 """A toy world: small videos of one textured shape that moves, to try a video system in minutes on a CPU.
 
-The state of a shape is a point on a 4-torus: x, y, size and angle are each a phase in [0, 1) that wraps around. A motion
-class goes along one axis, forwards or backwards, and a clip starts anywhere with equal chance. So at every time each
-state is equally likely under each class, and a single frame tells nothing; and a clip played backwards is, to the
-pixel, a clip of the opposite class. Only the order of frames separates the classes.
+The state of a shape is a point on a 4-torus: x, y, size and angle are each a phase in [0, 1) that wraps around. A
+motion class goes along one axis, forwards or backwards, from a start that is uniform on the torus. So at every time
+the state is uniform under each class, and a single frame tells nothing; and a clip played backwards is a clip of the
+opposite class, drawn with the same chance. Only the order of the frames separates the classes.
 """
 
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -36,13 +37,13 @@ SPEEDS = {"x": (0.4, 0.8), "y": (0.4, 0.8), "size": (0.3, 0.5), "angle": (0.25, 
 DIAMETERS = (0.25, 0.75)  # of the frame's short side, at size phase 0 and 1
 SHAPES = ("disc", "ring", "square", "triangle", "star", "cross")
 COLOURS = {
-    "red": (230, 50, 50),
+    "red": (250, 70, 70),
     "orange": (245, 150, 30),
     "yellow": (240, 230, 60),
-    "green": (60, 190, 70),
+    "green": (70, 220, 80),
     "cyan": (60, 210, 225),
-    "blue": (60, 90, 235),
-    "magenta": (225, 70, 210),
+    "blue": (90, 130, 255),
+    "magenta": (240, 90, 225),
     "white": (245, 245, 245),
 }
 FRAME_SIZES = ((128, 96), (144, 112), (160, 128), (96, 128), (112, 144), (112, 112), (128, 128))  # width, height
@@ -55,7 +56,7 @@ _SPRITE = 96  # pixels of a shape's picture, along a side
 
 @dataclass(frozen=True)
 class Scene:
-    """What stands still about a video: frame size (pixels, even), frames per second, the shape, and the noise behind it.
+    """What a video shows: frame size (pixels, even), frames per second, the shape, and the noise behind it.
 
     `start` holds the phases of AXES at time 0, `drift` the background's velocity (x, y in short sides per second),
     and `texture` seeds the pictures of background and shape.
@@ -111,12 +112,16 @@ def _paste(frame: np.ndarray, sprite: np.ndarray, x: float, y: float, size: floa
     """
     side = min(frame.shape[:2])
     radius = 0.5 * side * DIAMETERS[0] * (DIAMETERS[1] / DIAMETERS[0]) ** size
-    dx, dy = (((np.arange(n) + 0.5) / side - at + 0.5) % 1.0 - 0.5 for n, at in zip(frame.shape[1::-1], (x, y)))
+    dx, dy = (
+        ((np.arange(n) + 0.5) / side - at + 0.5) % 1.0 - 0.5 for n, at in zip(frame.shape[1::-1], (x, y), strict=True)
+    )
     dx, dy = dx * side / radius, dy * side / radius
     columns, rows = np.flatnonzero(np.abs(dx) < 1), np.flatnonzero(np.abs(dy) < 1)
     dx, dy = dx[columns][None, :], dy[rows][:, None]
     cos, sin = math.cos(2 * math.pi * angle), math.sin(2 * math.pi * angle)
-    u, v = (np.clip((p + 1) * _SPRITE / 2, 0, _SPRITE - 1).astype(int) for p in (cos * dx + sin * dy, cos * dy - sin * dx))
+    u, v = (
+        np.clip((p + 1) * _SPRITE / 2, 0, _SPRITE - 1).astype(int) for p in (cos * dx + sin * dy, cos * dy - sin * dx)
+    )
     texels = sprite[v, u]  # [rows, columns, 4]
     patch = frame[rows[:, None], columns]
     frame[rows[:, None], columns] = np.rint(texels[..., :3] + patch * (1 - texels[..., 3:])).astype(np.uint8)
@@ -132,15 +137,15 @@ def _noise(rng: np.random.Generator, height: int, width: int, channels: int, det
 
 
 def _background(rng: np.random.Generator, scene: Scene) -> np.ndarray:
-    noise = _noise(rng, scene.height, scene.width, 3, detail=6)
-    return np.clip(rng.uniform(70, 130, 3) + 22 * noise, 0, 255).astype(np.uint8)
+    noise = _noise(rng, scene.height, scene.width, 3, detail=4)
+    return np.clip(rng.uniform(40, 70, 3) + 12 * noise, 0, 255).astype(np.uint8)
 
 
 def _sprite(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     """The shape as [side, side, 4]: colour times opacity (0 to 255), and opacity (0 to 1)."""
     u, v = np.meshgrid(*[(np.arange(_SPRITE) + 0.5) * 2 / _SPRITE - 1] * 2)
-    # The shade runs from one side to the other: no turn maps it onto itself, so even a disc is seen to turn.
-    shade = np.clip(0.55 + 0.6 * u + 0.15 * _noise(rng, _SPRITE, _SPRITE, 1, detail=4)[..., 0], 0.05, 1)
+    # One side is bright and the other dark: no turn maps the shape onto itself, so even a disc is seen to turn.
+    shade = np.clip(0.6 + 0.45 * np.tanh(3 * u) + 0.06 * _noise(rng, _SPRITE, _SPRITE, 1, detail=4)[..., 0], 0.15, 1)
     opacity = np.clip(_inside(scene.shape, u, v) / 0.06, 0, 1)
     return np.dstack([np.multiply.outer(opacity * shade, COLOURS[scene.colour]), opacity]).astype(np.float32)
 
@@ -167,10 +172,12 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 def clip(seed: int, split: str, index: int) -> tuple[Scene, Event, int]:
     """The clip of that number: its scene, its one event (from 0 to the clip's end), and its class id.
 
-    Depends on the arguments only. Classes take turns, so that each has an equal share; all else is drawn at random.
+    Depends on the arguments only. Each 8 clips in a row hold each class once; all else is drawn at random.
     """
-    rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    label = index % len(MOTIONS)
+    key, classes = [seed, SPLITS.index(split)], len(MOTIONS)
+    rng = np.random.default_rng([*key, index])
+    # A longer key, so that the order of classes shares no random stream with any clip.
+    label = int(np.random.default_rng([*key, index // classes, 1]).permutation(classes)[index % classes])
     motion = list(MOTIONS)[label]
     heading, pace = rng.uniform(0, 2 * math.pi), rng.uniform(0.03, 0.1)
     width, height = FRAME_SIZES[rng.integers(len(FRAME_SIZES))]
@@ -227,11 +234,13 @@ def make_set(
 
     Layout (PySlowFast's): `videos/<split>/*`, `<split>.csv` with lines `path label` (paths relative to `out`),
     `classes.json` {name: id}, and `toy.json`, written last: the mark of a complete set. A complete set of the same
-    settings is left alone; an unfinished one is continued. `progress(steps, total)` wraps the loop over clips.
-    Raises UserError for a folder that holds anything else.
+    settings is left alone; an unfinished one is continued, or rebuilt where its settings or software were others.
+    `progress(steps, total)` wraps the loop over clips. Raises UserError for a folder that holds anything else.
     """
     settings = {"version": VERSION, "seed": seed, "counts": dict(counts), "software": _software()}
     done = _standing(out, settings)
+    if done == "rebuilt":
+        shutil.rmtree(out / "videos", ignore_errors=True)
     if done == "complete":
         return f"{out}: already complete (seed {seed}, {sum(counts.values())} clips), nothing to do"
     for split in counts:
@@ -249,24 +258,18 @@ def make_set(
 
 
 def _standing(out: Path, settings: dict) -> str:
-    """What an output folder is: "complete", or "made" / "continued" for one to be filled. Refuses any other."""
+    """ "complete" for a folder to leave alone; "made", "continued" or "rebuilt" for what filling it will be."""
     if (out / MARK).exists():
         found = json.loads((out / MARK).read_text())
         for key in ("version", "seed", "counts"):
-            if found[key] != settings[key]:
+            if found.get(key) != settings[key]:
                 raise UserError(
-                    f"{out} holds a complete toy set with {key} {found[key]}, asked for {settings[key]}; "
+                    f"{out} holds a complete toy set with {key} {found.get(key)}, asked for {settings[key]}; "
                     "choose another folder or delete this one"
                 )
         return "complete"
     if (out / UNFINISHED).exists():
-        found = json.loads((out / UNFINISHED).read_text())
-        if found != settings:
-            raise UserError(
-                f"{out} holds an unfinished toy set of other settings ({found}), asked for {settings}; "
-                "choose another folder or delete this one"
-            )
-        return "continued"
+        return "continued" if json.loads((out / UNFINISHED).read_text()) == settings else "rebuilt"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is no toy set (it has no {MARK}) and not empty; choose a new or empty folder")
     return "made"

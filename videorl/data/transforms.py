@@ -71,7 +71,7 @@ class TrainTransform:
         if self.augment.flip and rng.random() < 0.5:
             clip = clip.flip(2)
         if rng.random() < self.augment.erase_prob:
-            clip = clip.contiguous()
+            clip = clip.clone(memory_format=torch.contiguous_format)  # it may be a view of the frames
             self._erase(clip.numpy(), rng)
         return clip.permute(0, 3, 1, 2)
 

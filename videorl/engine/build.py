@@ -1,6 +1,7 @@
 """Components of a run, built from the config tree through the registries."""
 
 import logging
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,8 @@ def parallel(cfg, built: nn.Module) -> nn.Module:
         built = torch.compile(built)
     if dist.world_size() == 1:
         return built
+    # torch 2.15 announces another name for broadcast_buffers, which 2.10 does not have.
+    warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
     # Statistics of batch norm are each rank's own while training; rank 0's are saved.
     return DistributedDataParallel(built, broadcast_buffers=False, gradient_as_bucket_view=True)
 
@@ -145,7 +148,9 @@ def _plan(cfg) -> Plan:
 
 def _mixer(cfg, plan: Plan) -> Mixer:
     if plan.micro_batch % 2 and plan.step_size > 1:
-        raise UserError(f"MIXUP mixes pairs, but a process gets {plan.micro_batch} videos; make TRAIN.BATCH_SIZE even per process")
+        raise UserError(
+            f"MIXUP mixes pairs, but a process gets {plan.micro_batch} videos; make TRAIN.BATCH_SIZE even per process"
+        )
     node = cfg.MIXUP
     settings = {
         "mixup_alpha": node.ALPHA,

@@ -79,7 +79,9 @@ class Evaluation:
             rows = [r for r, _ in gathered if r]
             bad = [b for _, rank_bad in gathered for b in rank_bad]
             if not rows:
-                raise UserError(f"{self.name}: none of the {len(self.dataset)} samples could be read; first: {bad[0]['path']} ({bad[0]['error']})")
+                raise UserError(
+                    f"{self.name}: none of the {len(self.dataset)} samples could be read; first: {bad[0]['path']} ({bad[0]['error']})"
+                )
             rows = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}
             rows = self._checked(rows, {b["path"] for b in bad})
             metrics, per_sample = self.eval.finish(rows)
@@ -128,13 +130,13 @@ def _first_difference(expected: np.ndarray, found: np.ndarray, dataset) -> str:
 def evaluations(cfg, *, at_test: bool) -> dict[str, Evaluation]:
     """The evaluations of the test phase, or those that run while training."""
     return {
-        name: Evaluation(cfg, name)
-        for name, node in cfg.EVALS.items()
-        if (node.AT_TEST if at_test else node.EVERY > 0)
+        name: Evaluation(cfg, name) for name, node in cfg.EVALS.items() if (node.AT_TEST if at_test else node.EVERY > 0)
     }
 
 
 def readable(found: dict[str, float]) -> str:
     """`top1 93.0 %, top5 99.0 % (n=93/100)`: fractions as per cent, other numbers as they are, and the coverage."""
-    shown = [f"{k} {100 * v:.1f} %" if 0 <= v <= 1 else f"{k} {v:.4g}" for k, v in found.items() if k not in ("n", "of")]
+    shown = [
+        f"{k} {100 * v:.1f} %" if 0 <= v <= 1 else f"{k} {v:.4g}" for k, v in found.items() if k not in ("n", "of")
+    ]
     return f"{', '.join(shown)} (n={found['n']}/{found['of']})"

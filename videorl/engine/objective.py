@@ -71,7 +71,9 @@ def _take(values: Mapping[str, Tensor], names: Mapping[str, bool], loss: str) ->
     missing = [name for name, required in names.items() if required and name not in values]
     if missing:
         there = ", ".join(sorted(values))
-        raise UserError(f"loss {loss!r} needs {', '.join(missing)}, but model and data set give only {there}; choose another loss, model or data set")
+        raise UserError(
+            f"loss {loss!r} needs {', '.join(missing)}, but model and data set give only {there}; choose another loss, model or data set"
+        )
     return {name: values[name] for name in names if name in values}
 
 

@@ -38,7 +38,9 @@ def parameter_groups(model: nn.Module, solver, bn_weight_decay: float = 0.0) -> 
     No decay: parameters that `model.no_weight_decay()` names a part of, and, with ZERO_WD_1D_PARAM, biases and 1-D ones.
     LAYER_DECAY d < 1: a parameter of layer l of L (`model.layer_of(name)`) has the factor d ** (L - l).
     """
-    norms = {id(p) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for p in m.parameters(False)}
+    norms = {
+        id(p) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for p in m.parameters(False)
+    }
     spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
     scales = _lr_scales(model, solver.LAYER_DECAY)
     groups: dict[tuple, dict] = {}
@@ -59,7 +61,9 @@ def _lr_scales(model: nn.Module, decay: float) -> dict[str, float]:
     if decay == 1.0:
         return {}
     if not hasattr(model, "layer_of"):
-        raise UserError(f"SOLVER.LAYER_DECAY needs a model with layer_of(name); {type(model).__name__} has none: set it to 1.0")
+        raise UserError(
+            f"SOLVER.LAYER_DECAY needs a model with layer_of(name); {type(model).__name__} has none: set it to 1.0"
+        )
     layers = {name: model.layer_of(name) for name, _ in model.named_parameters()}
     top = max(layers.values())
     return {name: decay ** (top - layer) for name, layer in layers.items()}

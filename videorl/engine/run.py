@@ -46,7 +46,9 @@ def held(folder: Path):
     except (OSError, ValueError):
         holder = None
     if holder and holder["host"] == me["host"] and holder["pid"] != me["pid"] and _alive(holder["pid"]):
-        raise UserError(f"{folder} is in use by process {holder['pid']} on {holder['host']}; name another OUTPUT_DIR or wait for it")
+        raise UserError(
+            f"{folder} is in use by process {holder['pid']} on {holder['host']}; name another OUTPUT_DIR or wait for it"
+        )
     lock.write_text(json.dumps(me))
     try:
         yield
@@ -70,7 +72,9 @@ def describe(cfg, data: dict[str, dict], batch: dict) -> dict:
         "argv": [sys.executable, *sys.argv],
         "git": _git(),
         "versions": {"python": platform.python_version(), **_versions()},
-        "device": torch.cuda.get_device_name() if dist.device().type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if dist.device().type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads",
         "host": socket.gethostname(),
         "processes": dist.world_size(),
         "started": now(),

@@ -113,16 +113,18 @@ def backward(
 def _push(value, outputs: Mapping[str, Tensor], cached: Mapping[str, Tensor], precision: Precision) -> None:
     """Backward of the separable part and of the cached gradients together, so that the graph is walked once.
 
-    DDP averages over ranks where sums are due: hence the factor.
+    DDP averages over ranks where sums are due: hence the factor. It also waits for every parameter: an output that no
+    loss uses gets a gradient of zero.
     """
     factor = precision.scaler.get_scale() * dist.world_size()
     roots, gradients = [], []
     if isinstance(value, Tensor):
         roots.append(value)
         gradients.append(torch.full_like(value, factor))
-    for name, gradient in cached.items():
-        roots.append(outputs[name])
-        gradients.append(gradient * factor)
+    for name, output in outputs.items():
+        if output.requires_grad:
+            roots.append(output)
+            gradients.append(cached[name] * factor if name in cached else torch.zeros_like(output))
     torch.autograd.backward(roots, gradients)
 
 

@@ -129,7 +129,9 @@ class Trainer:
                 out.write(json.dumps(row) + "\n")
         self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
         if self.cfg.TRAIN.NONFINITE != "skip" or self.skipped_in_a_row > SKIPS_IN_A_ROW:
-            raise UserError(f"not finite, stopped before the update at {what[:600]} (see nonfinite.jsonl); lower SOLVER.BASE_LR, clip gradients, or set TRAIN.NONFINITE skip")
+            raise UserError(
+                f"not finite, stopped before the update at {what[:600]} (see nonfinite.jsonl); lower SOLVER.BASE_LR, clip gradients, or set TRAIN.NONFINITE skip"
+            )
         log.warning("not finite, left out: %s", what)
 
     # -------------------------------------------------------------------------------------------------- logging
@@ -320,15 +322,33 @@ class Trainer:
         log.info("resumed from %s: %d epochs and %d steps done", file, self.epoch, self.step_in_epoch)
 
     def _check_same_run(self, state: dict, file: Path) -> None:
-        needed = {"model_state", "optimizer_state", "scaler_state", "objective_state", "step_in_epoch", "data", "step_size"}
+        needed = {
+            "model_state",
+            "optimizer_state",
+            "scaler_state",
+            "objective_state",
+            "step_in_epoch",
+            "data",
+            "step_size",
+        }
         if missing := needed - state.keys():
-            raise UserError(f"{file} holds no run to resume ({', '.join(sorted(missing))} missing); set TRAIN.CHECKPOINT_EPOCH_RESET True to take its weights")
+            raise UserError(
+                f"{file} holds no run to resume ({', '.join(sorted(missing))} missing); set TRAIN.CHECKPOINT_EPOCH_RESET True to take its weights"
+            )
         if state["data"] != self.data.dataset.fingerprint:
-            raise UserError(f"{file} was trained on other data (fingerprint {state['data']}, now {self.data.dataset.fingerprint}): the csv has changed; restore it or start in another OUTPUT_DIR")
+            raise UserError(
+                f"{file} was trained on other data (fingerprint {state['data']}, now {self.data.dataset.fingerprint}): the csv has changed; restore it or start in another OUTPUT_DIR"
+            )
         if state["step_size"] != self.data.plan.step_size:
-            raise UserError(f"{file} has {state['step_size']} videos a step, this run {self.data.plan.step_size}; set TRAIN.BATCH_SIZE or GRAD_ACCU_NUM_BATCH so that they agree")
+            raise UserError(
+                f"{file} has {state['step_size']} videos a step, this run {self.data.plan.step_size}; set TRAIN.BATCH_SIZE or GRAD_ACCU_NUM_BATCH so that they agree"
+            )
         if state["world_size"] != dist.world_size():
-            log.warning("resuming a run of %d processes with %d: data order and augmentation stay exact; dropout masks and the order of float sums do not", state["world_size"], dist.world_size())
+            log.warning(
+                "resuming a run of %d processes with %d: data order and augmentation stay exact; dropout masks and the order of float sums do not",
+                state["world_size"],
+                dist.world_size(),
+            )
 
     # --------------------------------------------------------------------------------------------------- the end
 
@@ -343,8 +363,14 @@ class Trainer:
         """Saves, leaves the file PREEMPTED, and exits with 75."""
         self.save()
         if dist.is_main():
-            (self.folder / "PREEMPTED").write_text(f"{run.now()} {self.signal or 'signal on another rank'} step {self.steps_done}\n")
-            log.warning("stopped by %s after step %d; the same command resumes", self.signal or "a signal on another rank", self.steps_done)
+            (self.folder / "PREEMPTED").write_text(
+                f"{run.now()} {self.signal or 'signal on another rank'} step {self.steps_done}\n"
+            )
+            log.warning(
+                "stopped by %s after step %d; the same command resumes",
+                self.signal or "a signal on another rank",
+                self.steps_done,
+            )
         self.close()
         raise SystemExit(dist.EXIT_PREEMPTED)
 

@@ -20,7 +20,9 @@ class Views:
 
     @property
     def protocol(self) -> str:
-        return f"{self.views} view{'s' if self.views > 1 else ''} per video, {self.ensemble} of {self.activation} scores"
+        return (
+            f"{self.views} view{'s' if self.views > 1 else ''} per video, {self.ensemble} of {self.activation} scores"
+        )
 
     def step(self, model, batch) -> dict[str, torch.Tensor]:
         """Rows of one batch: sample index, view, label and scores [B, C]."""

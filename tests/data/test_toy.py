@@ -1,0 +1,217 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from videorl.data import toy
+from videorl.registry import UserError
+
+OPPOSITE = {
+    "left": "right",
+    "up": "down",
+    "grow": "shrink",
+    "turn_clockwise": "turn_counterclockwise",
+}
+OPPOSITE |= {b: a for a, b in OPPOSITE.items()}
+STILL = toy.Scene(112, 112, 20, "square", "white", (0.5, 0.5, 0.5, 0.0), (0.0, 0.0), 7)
+
+
+def light(frames):
+    """How bright each pixel is above the darkest background: the lit side of the shape. [T, H, W]"""
+    return np.clip(frames.max(-1).astype(float) - 140, 0, None)
+
+
+def centre(weights, axis):
+    """Centre of light along an axis of a torus of 112 pixels."""
+    angles = 2 * np.pi * (np.arange(112) + 0.5) / 112
+    total = (weights.sum(1 - axis) * np.exp(1j * angles)).sum()
+    return np.angle(total) / (2 * np.pi) * 112 % 112
+
+
+def decode(path):
+    with av.open(path) as container:
+        codec = container.streams.video[0].codec_context.name
+        return codec, np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Three small sets: seed 0, seed 0 again (by two processes), seed 1."""
+    root = tmp_path_factory.mktemp("toy")
+    for name, seed, workers in (("a", 0, 1), ("b", 0, 2), ("c", 1, 1)):
+        toy.make_set(root / name, seed=seed, counts={"train": 26, "val": 4}, workers=workers)
+    return root
+
+
+def test_same_seed_gives_same_pixels_and_csv_another_seed_others(sets):
+    a, b, c = ({p.relative_to(sets / n): decode(p)[1] for p in (sets / n).rglob("videos/*/*")} for n in "abc")
+    assert a.keys() == b.keys() == c.keys() and len(a) == 30
+    assert all(np.array_equal(a[k], b[k]) for k in a)
+    assert not any(np.array_equal(a[k], c[k]) for k in a)
+    texts = [(sets / n / "train.csv").read_text() for n in "abc"]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_layout_is_pyslowfasts(sets):
+    out = sets / "a"
+    classes = json.loads((out / "classes.json").read_text())
+    assert classes == {name: i for i, name in enumerate(toy.MOTIONS)}
+    lines = [line.rsplit(" ", 1) for line in (out / "train.csv").read_text().splitlines()]
+    assert len(lines) == 26 and all((out / path).is_file() for path, _ in lines)
+    assert [int(label) for _, label in lines] == [toy.clip(0, "train", i)[2] for i in range(26)]
+    assert Counter(int(label) for _, label in lines[:24]) == {i: 3 for i in range(8)}
+    assert json.loads((out / "toy.json").read_text())["counts"] == {"train": 26, "val": 4}
+    assert not list(out.rglob("*.part")) and not (out / toy.UNFINISHED).exists()
+
+
+def test_files_hold_the_rendered_frames(sets):
+    codecs = Counter()
+    for i in (0, 1, 24):
+        frames, _, _ = toy.render_clip(0, "train", i)
+        (path,) = (sets / "a/videos/train").glob(f"train_{i:05d}.*")
+        codec, decoded = decode(path)
+        codecs[codec] += 1
+        assert decoded.shape == frames.shape
+        error = np.mean((decoded.astype(float) - frames) ** 2)
+        assert 10 * np.log10(255**2 / error) > 25  # dB; another clip's frames give less than 20
+    assert set(codecs) == {"h264", "vp9"} or set(codecs) == {"h264", "libvpx-vp9"}
+
+
+def test_complete_set_is_left_alone(sets):
+    before = {p: p.stat().st_mtime_ns for p in (sets / "a").rglob("*")}
+    message = toy.make_set(sets / "a", seed=0, counts={"train": 26, "val": 4})
+    assert "already complete" in message
+    assert before == {p: p.stat().st_mtime_ns for p in (sets / "a").rglob("*")}
+    with pytest.raises(UserError, match="seed 0, asked for 5"):
+        toy.make_set(sets / "a", seed=5, counts={"train": 26, "val": 4})
+
+
+def stop_after(clips):
+    def progress(steps, total):
+        for done, step in enumerate(steps, 1):
+            yield step
+            if done == clips:
+                raise KeyboardInterrupt
+
+    return progress
+
+
+def test_unfinished_set_is_continued_or_rebuilt(tmp_path):
+    out, counts = tmp_path / "toy", {"train": 4}
+    with pytest.raises(KeyboardInterrupt):
+        toy.make_set(out, counts=counts, progress=stop_after(2))
+    assert not (out / "toy.json").exists()
+    first = out / "videos/train/train_00000.mp4"
+    written = first.stat().st_mtime_ns
+    assert "continued" in toy.make_set(out, counts=counts)
+    assert first.stat().st_mtime_ns == written and len(list(first.parent.iterdir())) == 4
+
+    (out / toy.MARK).rename(out / toy.UNFINISHED)
+    assert "rebuilt" in toy.make_set(out, seed=1, counts=counts)
+    assert np.array_equal(decode(first)[1].shape, toy.render_clip(1, "train", 0)[0].shape)
+    assert first.stat().st_mtime_ns != written
+
+
+def test_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="is no toy set"):
+        toy.make_set(tmp_path, counts={"train": 1})
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_tool_reports_a_refused_folder_in_one_line(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    tool = Path(__file__).parents[2] / "tools" / "make_toy.py"
+    run = subprocess.run([sys.executable, tool, "--out", tmp_path], capture_output=True, text=True)
+    assert run.returncode == 2 and "is no toy set" in run.stderr and run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("motion", toy.MOTIONS)
+def test_backwards_is_the_opposite_class(motion):
+    """The oracle: the opposite event, from where the first ended, gives the same frames in reverse."""
+    scene = dataclasses.replace(STILL, width=144, shape="star", start=(0.9, 0.2, 0.7, 0.4))
+    event, last = toy.Event(motion, 0.0, 2.0, 0.53), 24 / scene.fps
+    end = tuple(toy.phases(scene, [event], np.array([last]))[0])
+    forwards = toy.render(scene, [event], 25)
+    opposite = dataclasses.replace(event, motion=OPPOSITE[motion])
+    backwards = toy.render(dataclasses.replace(scene, start=end), [opposite], 25)
+    assert np.abs(forwards[::-1].astype(float) - backwards).mean() < 0.05  # texels at rounding borders may differ
+    assert np.abs(forwards.astype(float) - backwards).mean() > 1
+
+
+@pytest.mark.parametrize(("motion", "axis", "sign"), [("left", 1, -1), ("right", 1, 1), ("up", 0, -1), ("down", 0, 1)])
+def test_shape_goes_where_the_class_says(motion, axis, sign):
+    frames = light(toy.render(STILL, [toy.Event(motion, 0.0, 1.0, 0.5)], 21))
+    moved = (centre(frames[10], axis) - centre(frames[0], axis)) * sign % 112
+    assert moved == pytest.approx(0.25 * 112, abs=1)  # half a second at half a side per second
+    still = abs(centre(frames[10], 1 - axis) - centre(frames[0], 1 - axis))
+    assert still < 1
+
+
+def test_shape_grows_by_the_ratio_of_diameters():
+    scene = dataclasses.replace(STILL, start=(0.5, 0.5, 0.1, 0.0))
+    frames = light(toy.render(scene, [toy.Event("grow", 0.0, 2.0, 0.8)], 21))
+    factor = (toy.DIAMETERS[1] / toy.DIAMETERS[0]) ** 0.8
+    assert np.sqrt((frames[20] > 0).sum() / (frames[0] > 0).sum()) == pytest.approx(factor, rel=0.05)
+
+
+def test_clockwise_is_as_seen_on_the_screen():
+    lit = light(toy.render(STILL, [toy.Event("turn_clockwise", 0.0, 1.0, 0.5)], 11)) > 0
+    turned = np.rot90(lit[0], -1)
+    assert (turned & lit[10]).sum() / (turned | lit[10]).sum() > 0.95
+
+
+def test_events_follow_each_other():
+    events = [toy.Event("right", 0.0, 1.0, 0.4), toy.Event("turn_clockwise", 1.5, 2.0, 0.5)]
+    found = toy.phases(STILL, events, np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0]))
+    assert found[:, 0] == pytest.approx([0.5, 0.7, 0.9, 0.9, 0.9, 0.9])
+    assert found[:, 3] == pytest.approx([0.0, 0.0, 0.0, 0.0, 0.25, 0.25])
+
+
+@pytest.mark.parametrize("time", [0.0, 0.7, 1.9])
+def test_state_of_a_frame_tells_no_class(time):
+    """Kolmogorov-Smirnov: at any time, each phase is uniform within each class (level 0.001 over 32 tests)."""
+    drawn = [toy.clip(0, "train", i) for i in range(4000)]
+    states = np.array([toy.phases(scene, [event], np.array([time]))[0] for scene, event, _ in drawn])
+    labels = np.array([label for *_, label in drawn])
+    for label in range(8):
+        ordered = np.sort(states[labels == label], axis=0)  # [N, 4]
+        steps = np.arange(1, len(ordered) + 1)[:, None] / len(ordered)
+        assert np.abs(ordered - steps).max() < 2.3 / np.sqrt(len(ordered))
+
+
+def test_nothing_else_depends_on_the_class():
+    """Chi-square over class x value for each drawn property; 99.9 % quantiles (42, 49 degrees of freedom)."""
+    drawn = [toy.clip(0, "train", i) for i in range(4000)]
+    for name, values, limit in (("shape", toy.SHAPES, 66.6), ("colour", toy.COLOURS, 85.4)):
+        table = np.array([[0] * len(values) for _ in toy.MOTIONS])
+        for scene, _, label in drawn:
+            table[label, list(values).index(getattr(scene, name))] += 1
+        expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
+        assert ((table - expected) ** 2 / expected).sum() < limit
+
+
+def test_splits_share_no_clip():
+    scenes = [toy.clip(0, split, i)[0] for split in toy.SPLITS for i in range(100)]
+    assert len({scene.texture for scene in scenes}) == 300
+
+
+@pytest.mark.parametrize("shape", toy.SHAPES)
+def test_every_shape_is_seen_to_turn(shape):
+    scene = dataclasses.replace(STILL, shape=shape)
+    frames = toy.render(scene, [toy.Event("turn_clockwise", 0.0, 1.0, 1.0)], 20)
+    change = np.abs(frames[1:].astype(float) - frames[0]).mean((1, 2, 3))
+    assert change.min() > 0.5  # of 255; no angle but the full turn gives the first frame again
+
+
+def test_import_is_light():
+    code = "import sys, videorl.data.toy; print(sorted({'torch', 'av', 'decord'} & set(sys.modules)))"
+    root = Path(__file__).parents[2]
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert found.stdout.strip() == "[]"

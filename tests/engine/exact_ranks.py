@@ -1,0 +1,130 @@
+"""What the ranks of tests/engine/test_step.py run: importable, so that one spawn serves all cases."""
+
+import tempfile
+
+import torch
+import torch.distributed as td
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from videorl import dist, registry
+from videorl.engine.objective import Objective
+from videorl.engine.step import Precision, backward, unwrap
+from videorl.registry import LOSSES
+from videorl.spec import Clip
+
+CLIP = Clip(frames=2, rate=1, train_size=4, test_size=4)
+SAMPLES, CLASSES, CANDIDATES = 12, 5, 3
+
+
+class Tiny(nn.Module):
+    """Gives every name that some loss asks for. `dropout` > 0: random; `norm`: batch norm; `recompute`: checkpointing."""
+
+    def __init__(self, dropout=0.0, norm=False, recompute=False):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 8))
+        self.norm = nn.BatchNorm1d(8) if norm else nn.Identity()
+        self.words = nn.Linear(4, 8)
+        self.head = nn.Linear(8, CLASSES)
+        self.recompute = recompute
+
+    def forward(self, x, text):
+        body = checkpoint(self.body, x, use_reentrant=False) if self.recompute else self.body(x)
+        features = self.norm(body)
+        candidates = self.words(text)
+        return {
+            "features": features,
+            "logits": self.head(features),
+            "video_embed": features,
+            "text_embed": candidates,
+            "first_text": candidates[:, 0],
+        }
+
+
+class FirstCandidate(nn.Module):
+    """InfoNCE sees one text a clip, MIL-NCE several: this renames for the former."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss, self.coupled = loss, loss.coupled
+
+    def forward(self, video_embed, first_text):
+        return self.loss(video_embed, first_text)
+
+
+def build_loss(name: str) -> nn.Module:
+    entry = LOSSES[name]
+    loss = entry(None, values={key.name: key.default for key in entry.keys.values()})
+    return FirstCandidate(loss) if name == "infonce" else loss
+
+
+def data(loss: str) -> dict:
+    draw = torch.Generator().manual_seed(3)
+    labels = torch.randint(CLASSES, (SAMPLES,), generator=draw)
+    several = torch.randint(2, (SAMPLES, CLASSES), generator=draw).float()
+    return {
+        "x": torch.randn(SAMPLES, 6, generator=draw),
+        "text": torch.randn(SAMPLES, CANDIDATES, 4, generator=draw),
+        "labels": several if loss.startswith("bce") else labels,
+        "index": torch.arange(SAMPLES),
+    }
+
+
+def parts(total: int, even: bool) -> list[int]:
+    """Sizes of `total` chunks of the samples: equal, or as uneven as can be told apart."""
+    sizes = [SAMPLES // total] * total
+    if not even and total > 1:
+        sizes[0], sizes[-1] = sizes[0] - 1, sizes[-1] + 1
+    sizes[-1] += SAMPLES - sum(sizes)
+    return sizes
+
+
+def gradient(names: list[str], micro_batches: int, even: bool, *, dtype=None, seed=7, **model_options) -> dict:
+    """Gradients and values of one step of the objective with the losses `names`, for this rank's share of the samples."""
+    torch.manual_seed(0)
+    model = Tiny(**model_options)
+    objective = Objective({n: build_loss(n) for n in names}, {n: 0.5 + k for k, n in enumerate(names)})
+    if dist.world_size() > 1:
+        model = DistributedDataParallel(model, broadcast_buffers=False)
+    chunks = [
+        dict(zip(data(names[0]), values))
+        for values in zip(*(v.split(parts(dist.world_size() * micro_batches, even)) for v in data(names[0]).values()))
+    ]
+    mine = chunks[dist.rank() * micro_batches : (dist.rank() + 1) * micro_batches]
+    precision = Precision(torch.device("cpu"), dtype)
+    values = backward(model, objective, mine, clip=CLIP, precision=precision, seed=seed, step=1)
+    named = [*unwrap(model).named_parameters(), *((f"loss.{n}", p) for n, p in objective.named_parameters())]
+    found = {n: p.grad.clone() for n, p in named if p.grad is not None}
+    statistics = {n: b.clone() for n, b in unwrap(model).named_buffers()}
+    return {"gradient": found, "values": values, "statistics": statistics}
+
+
+def cases() -> list[tuple[list[str], int, bool]]:
+    registry.discover()
+    every = [([name], micro, even) for name in LOSSES for micro in (1, 2, 3, 4) for even in (True, False)]
+    mixed = [(["cross_entropy", "informative", "milnce", "infonce"], micro, False) for micro in (1, 2, 3)]
+    return every + mixed
+
+
+def run_rank(rank: int, folder: str, worlds: tuple[int, ...]) -> None:
+    """All cases for each world size that this rank belongs to; rank 0 saves what it found."""
+    for world in worlds:
+        if rank >= world:
+            continue
+        td.init_process_group("gloo", store=td.FileStore(f"{folder}/store{world}", world), rank=rank, world_size=world)
+        dist._cpu_group = td.group.WORLD
+        found = [gradient(*case) for case in cases()]
+        dropout = gradient(["cross_entropy", "milnce"], 6 // world, True, dropout=0.4)
+        td.barrier()
+        td.destroy_process_group()
+        dist._cpu_group = None
+        if rank == 0:
+            torch.save({"cases": found, "dropout": dropout}, f"{folder}/world{world}.pt")
+
+
+def spawn(worlds: tuple[int, ...] = (2, 3)) -> dict[int, dict]:
+    """World size -> results of all cases, from one spawn of as many processes as the largest needs."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(run_rank, (folder, worlds), nprocs=max(worlds))
+        return {world: torch.load(f"{folder}/world{world}.pt", weights_only=True) for world in worlds}

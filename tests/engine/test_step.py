@@ -1,0 +1,102 @@
+"""The exact step: any split into ranks and micro-batches gives the gradient of one process with the whole batch."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # also for the processes that are spawned from here
+import exact_ranks as ranks  # noqa: E402
+
+from videorl.engine.step import seed_chunk  # noqa: E402
+
+CASES = ranks.cases()
+
+
+@pytest.fixture(scope="module")
+def split():
+    """Results for 2 and 3 ranks."""
+    return ranks.spawn((2, 3))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Results of one process with the whole batch."""
+    names = {tuple(case[0]) for case in CASES}
+    return {n: ranks.gradient(list(n), 1, True) for n in names}
+
+
+def relative_error(got: dict, expected: dict) -> float:
+    """Largest error of a parameter's gradient, relative to its norm (or, where that vanishes, to a part of the whole)."""
+    assert got.keys() == expected.keys()
+    least = 0.01 * max(g.norm().item() for g in expected.values())
+    return max((got[n] - expected[n]).norm().item() / max(expected[n].norm().item(), least) for n in expected)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_gradient_is_that_of_the_whole_batch(world, split, whole):
+    worst = {}
+    for number, case in enumerate(CASES):
+        got = split[world]["cases"][number] if world > 1 else ranks.gradient(*case)
+        expected = whole[tuple(case[0])]
+        error = relative_error(got["gradient"], expected["gradient"])
+        assert error <= 1e-5, f"{case} with {world} ranks: relative error {error:.1e}"
+        assert got["values"] == pytest.approx(expected["values"], rel=1e-5), case
+        worst["+".join(case[0])] = max(worst.get("+".join(case[0]), 0.0), error)
+    assert set(ranks.LOSSES) <= worst.keys()
+
+
+def test_a_wrong_split_would_be_noticed(whole):
+    """The published way, loss / number of micro-batches, is far off for a coupled loss: the oracle can tell."""
+    torch.manual_seed(0)
+    model, loss = ranks.Tiny(), ranks.build_loss("milnce")
+    for start in (0, 6):
+        batch = {k: v[start : start + 6] for k, v in ranks.data("milnce").items()}
+        outputs = model(batch["x"], batch["text"])
+        (loss(outputs["video_embed"], outputs["text_embed"]) / 2).backward()
+    got = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert relative_error(got, {n: 2 * whole[("milnce",)]["gradient"][n] for n in got}) > 0.2
+
+
+def test_dropout_is_the_same_for_any_ranks_with_as_many_chunks(split):
+    expected = ranks.gradient(["cross_entropy", "milnce"], 6, True, dropout=0.4)
+    for world in (2, 3):
+        got = split[world]["dropout"]
+        assert relative_error(got["gradient"], expected["gradient"]) <= 1e-5
+    other = ranks.gradient(["cross_entropy", "milnce"], 6, True, dropout=0.4, seed=8)
+    assert relative_error(other["gradient"], expected["gradient"]) > 0.01
+
+
+def test_replay_uses_the_same_dropout_masks():
+    """One micro-batch through two passes = one pass of plain autograd with the same random state."""
+    got = ranks.gradient(["milnce"], 1, True, dropout=0.4)
+    torch.manual_seed(0)
+    model, loss = ranks.Tiny(dropout=0.4), ranks.build_loss("milnce")
+    batch = ranks.data("milnce")
+    seed_chunk(7, 1, 0)
+    outputs = model(batch["x"], batch["text"])
+    (0.5 * loss(outputs["video_embed"], outputs["text_embed"])).backward()
+    expected = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert relative_error({n: got["gradient"][n] for n in expected}, expected) <= 1e-6
+
+
+def test_activation_checkpointing_changes_nothing():
+    losses = ["cross_entropy", "informative"]
+    plain = ranks.gradient(losses, 3, False, dropout=0.3)
+    recomputed = ranks.gradient(losses, 3, False, dropout=0.3, recompute=True)
+    assert relative_error(recomputed["gradient"], plain["gradient"]) <= 1e-6
+
+
+def test_batch_norm_statistics_move_once():
+    once = ranks.gradient(["cross_entropy"], 2, True, norm=True)["statistics"]
+    replayed = ranks.gradient(["cross_entropy", "milnce"], 2, True, norm=True)["statistics"]
+    assert once["norm.num_batches_tracked"] == 2
+    for name, value in once.items():
+        torch.testing.assert_close(replayed[name], value)
+
+
+def test_bfloat16_autocast_keeps_the_split_close():
+    whole_batch = ranks.gradient(["milnce"], 1, True, dtype=torch.bfloat16)
+    split_up = ranks.gradient(["milnce"], 4, False, dtype=torch.bfloat16)
+    assert relative_error(split_up["gradient"], whole_batch["gradient"]) < 0.02
