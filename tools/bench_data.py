@@ -4,7 +4,7 @@
 
 A sample is a clip of `--frames` frames `--rate` apart, decoded once and augmented `--copies` times. Published
 (MultiTrain, PySlowFast): decord decodes every frame of the span; PIL RandAugment on whole frames; float, normalised;
-random resized crop, flip, erasing. The same samples are drawn for both. Prints JSON, in CPU seconds per sample.
+random resized crop, flip, erasing. Both get the same clips, crops and operations. Prints JSON: CPU seconds per sample.
 """
 
 import argparse
@@ -58,17 +58,18 @@ def published_sample(path: Path, rng, *, frames: int, rate: int, size: int, copi
     span = reader.get_batch(range(picked[0], picked[-1] + 1)).asnumpy()
     decoded = torch.from_numpy(span)[picked - picked[0]]  # [T, H, W, 3]
     decode = seconds()
-    for _ in range(copies):
+    for draws in rng.spawn(copies):
+        window = random_resized_crop(*decoded.shape[1:3], size, AUGMENT.area, AUGMENT.aspect, draws)
         images = [Image.fromarray(frame) for frame in decoded.numpy()]
-        for operation in policy.draw(rng):
+        for operation in policy.draw(draws):
             images = [operation(image) for image in images]
         clip = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255) for image in images])
         clip = (clip.permute(0, 2, 3, 1) - torch.full((3,), 0.45)) / torch.full((3,), 0.225)
         clip = clip.permute(3, 0, 1, 2)  # [3, T, H, W]
-        top, left, height, width = random_resized_crop(*clip.shape[2:], size, AUGMENT.area, AUGMENT.aspect, rng).region
+        top, left, height, width = window.region
         clip = clip[:, :, top : top + height, left : left + width]
         clip = F.interpolate(clip, (size, size), mode="bilinear", align_corners=False)
-        clip = clip.flip(-1) if rng.random() < 0.5 else clip
+        clip = clip.flip(-1) if draws.random() < 0.5 else clip
         erasing(clip.permute(1, 0, 2, 3).flatten(0, 1).contiguous())
     return {"decode": decode, "transform": seconds()}
 
@@ -81,8 +82,8 @@ def our_sample(path: Path, rng, *, frames: int, rate: int, size: int, copies: in
         picked = clips.dense_train(video.num_frames, video.fps, frames=frames, rate=rate, rng=rng)
         decoded = video.frames(picked)
     decode = seconds()
-    for _ in range(copies):
-        transform(decoded, rng).permute(1, 0, 2, 3).contiguous()
+    for draws in rng.spawn(copies):
+        transform(decoded, draws).permute(1, 0, 2, 3).contiguous()
     return {"decode": decode, "transform": seconds()}
 
 

@@ -5,8 +5,11 @@ components come from their signatures (see `registry.py`). Nothing changes the t
 """
 
 import ast
+import itertools
+import logging
 import math
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -16,9 +19,22 @@ import yaml
 from yacs.config import CfgNode
 
 from videorl import dialect, registry
-from videorl.registry import BATCHES, DATASETS, EVALS, LOSSES, MODELS, REQUIRED, Entry, Key, Registry, UserError
-from videorl.registry import did_you_mean
+from videorl.registry import (
+    BATCHES,
+    DATASETS,
+    EVALS,
+    LOSSES,
+    MODELS,
+    REQUIRED,
+    Entry,
+    Key,
+    Registry,
+    UserError,
+    did_you_mean,
+)
 from videorl.spec import Augment, Clip, Reading, Spec, Views
+
+log = logging.getLogger("videorl")
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
@@ -42,6 +58,9 @@ MAPS: dict[str, tuple[Registry, dict[str, Key]]] = {
         },
     ),
 }
+
+
+MOST_KEYS = 10_000  # of one file
 
 
 class Setting(typing.NamedTuple):
@@ -73,9 +92,11 @@ def load(files: Iterable[str | Path] = (), overrides: Iterable[str] = (), **top)
     settings += [Setting((key,), value, "command line") for key, value in top.items() if value is not None]
     settings = dialect.translate(settings)
     without_maps = build_tree(s for s in settings if s.path[0] not in MAPS)
+    _check_names(without_maps, settings)
     sugar = dialect.sugar(without_maps, given={s.path[0] for s in settings if len(s.path) > 1})
     cfg = build_tree([Setting(path, value, "default") for path, value in sugar] + settings)
     _check_entries(cfg)
+    _check_names(cfg, settings)
     cfg.freeze()
     return cfg
 
@@ -91,6 +112,8 @@ def build_tree(settings: Iterable[Setting]) -> CfgNode:
         head = setting.path[0]
         if head == "BATCHES" or (head in MAPS and len(setting.path) > 1):
             entries.setdefault(setting.path[: 1 + (head in MAPS)], []).append(setting)
+        elif head in MAPS and setting.value != {}:
+            raise _not_a_value(setting)
         elif setting.value != {}:
             _put(cfg, setting.path, _checked(setting, schema))
     for path, given in entries.items():
@@ -104,10 +127,15 @@ def _checked(setting: Setting, schema: Mapping[tuple[str, ...], Key]) -> object:
         return convert(setting.value, key.type, ".".join(setting.path), setting.where)
     name = ".".join(setting.path)
     if any(path[: len(setting.path)] == setting.path for path in schema):
-        raise UserError(f"{setting.where}: {name} is a node and takes keys, not the value {setting.value!r}")
+        raise _not_a_value(setting)
     known = [".".join(path) for path in schema]
     hint = did_you_mean(name, known) or did_you_mean(setting.path[-1], {path[-1] for path in schema})
     raise UserError(f"{setting.where}: unknown key {name}{hint}")
+
+
+def _not_a_value(setting: Setting) -> UserError:
+    name = ".".join(setting.path)
+    return UserError(f"{setting.where}: {name} is a node and takes keys, not the value {_shown(setting.value)}")
 
 
 def _entry_node(path: tuple[str, ...], given: list[Setting]) -> CfgNode:
@@ -124,6 +152,8 @@ def _entry_node(path: tuple[str, ...], given: list[Setting]) -> CfgNode:
             name, where = str(setting.value), setting.where
         elif setting.path != path:
             kept.append(setting)
+        elif setting.value != {}:
+            raise _not_a_value(setting)
     if not name:
         raise UserError(f"{given[0].where}: {'.'.join(path)} needs NAME: a registered {what.kind} ({', '.join(what)})")
     try:
@@ -146,7 +176,22 @@ def _check_entries(cfg: CfgNode) -> None:
             missing = [key for key, value in node.items() if value is REQUIRED]
             if missing:
                 raise UserError(f"{kind}.{name}: {', '.join(missing)} must be given")
-    MODELS[cfg.MODEL.MODEL_NAME]
+
+
+def _check_names(cfg: CfgNode, settings: list[Setting]) -> None:
+    """Every key that names a component names a registered one or, for data sets, an entry of DATASETS."""
+    where = {setting.path: setting.where for setting in settings}
+    own = {path[1] for path in where if path[0] == "DATASETS" and len(path) > 1}
+    wanted = [(("MODEL", "MODEL_NAME"), MODELS), (("MODEL", "LOSS_FUNC"), LOSSES)]
+    wanted += [((node, "DATASET"), DATASETS) for node in ("TRAIN", "TEST")]
+    wanted += [(("EVALS", name, "DATASET"), DATASETS) for name in cfg.EVALS]
+    for path, what in wanted:
+        name = _get(cfg, path)
+        try:
+            if what is not DATASETS or name not in own:
+                what[name]
+        except UserError as error:
+            raise UserError(f"{where.get(path, 'default')}: {'.'.join(path)}: {error}") from None
 
 
 # --------------------------------------------------------------------------------------------------------- reading
@@ -173,42 +218,62 @@ def _base_path(file: Path, setting: Setting) -> Path:
     base = str(setting.value)
     if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*:", base) or Path(base).is_absolute():
         raise UserError(f"{setting.where}: _BASE_ {base!r} must be a path relative to the file that names it")
+    if not (file.parent / base).is_file():
+        raise UserError(f"{setting.where}: _BASE_ {base!r} names no file; expected a path relative to {file.parent}")
     return file.parent / base
 
 
 def _parse(file: Path) -> list[Setting]:
     """Leaves of a YAML document, each with file and line. A key given twice: the last counts, as in PySlowFast."""
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     if len(text) > 1_000_000:
         raise UserError(f"{file}: {len(text)} characters; a config has at most 1,000,000")
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None:
             return []
         if not isinstance(root, yaml.MappingNode):
             raise UserError(f"{file}: expected `KEY: value` lines, found a {root.id}")
-        return list(_leaves(loader, root, (), file))
+        leaves = list(itertools.islice(_leaves(loader, root, (), file), MOST_KEYS + 1))
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{file}: nested too deeply") from None
-    finally:
-        loader.dispose()
+    if len(leaves) > MOST_KEYS:
+        raise UserError(f"{file}: more than {MOST_KEYS} keys, aliases counted each time")
+    return leaves
 
 
 def _leaves(loader, node, path, file):
     if len(path) > 20:
         raise UserError(f"{file}: nested more than 20 deep at {'.'.join(path[:5])}…")
+    line = node.start_mark.line + 1
+    if node.tag != loader.DEFAULT_MAPPING_TAG:
+        raise UserError(f"{file}:{line}: the YAML tag {node.tag} is not read; write plain keys and values")
     if not node.value and path:
-        yield Setting(path, {}, str(file), node.start_mark.line + 1)
+        yield Setting(path, {}, str(file), line)
+    _tell_doubles(node, path, file)
     loader.flatten_mapping(node)
-    for key_node, value_node in node.value:
-        key = (*path, str(loader.construct_object(key_node)))
+    last = {str(loader.construct_object(key_node)): (key_node, value_node) for key_node, value_node in node.value}
+    for name, (key_node, value_node) in last.items():
+        key = (*path, name)
         if isinstance(value_node, yaml.MappingNode):
             yield from _leaves(loader, value_node, key, file)
         else:
             yield Setting(key, loader.construct_object(value_node, deep=True), str(file), key_node.start_mark.line + 1)
+
+
+def _tell_doubles(node, path, file) -> None:
+    lines: dict[str, int] = {}
+    for key_node, _ in node.value:
+        name, line = ".".join((*path, str(key_node.value))), key_node.start_mark.line + 1
+        if name in lines and name != "<<":
+            log.warning("%s:%d: %s stands on line %d too; the last one counts", file, line, name, lines[name])
+        lines[name] = line
 
 
 def _read_overrides(words: list[str]) -> list[Setting]:
@@ -229,7 +294,12 @@ def convert(value: object, kind: object, name: str, where: str) -> object:
     try:
         return _convert(value, kind)
     except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError):
-        raise UserError(f"{where}: {name} must be {_type_name(kind)}, found {str(value)[:80]!r}") from None
+        raise UserError(f"{where}: {name} must be {_type_name(kind)}, found {_shown(value)}") from None
+
+
+def _shown(value: object) -> str:
+    """Up to 80 characters of a value. Aliases can make it too large to be written out first."""
+    return repr(value[:80]) if isinstance(value, str) else reprlib.repr(value)[:80]
 
 
 def _convert(value, kind):
@@ -287,7 +357,7 @@ def _to_float(value):
 def _to_str(value):
     if value is None or (isinstance(value, str) and value == "None"):
         return ""
-    if not isinstance(value, (str, int, float)):
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise TypeError
     return str(value)
 
@@ -400,6 +470,7 @@ def spec(cfg: CfgNode, views: Views | None = None) -> Spec:
         area=tuple(data.TRAIN_JITTER_SCALES_RELATIVE),
         aspect=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE),
         flip=data.RANDOM_FLIP,
+        inverse_uniform=data.INV_UNIFORM_SAMPLE,
         color_jitter=aug.COLOR_JITTER if aug.ENABLE else 0.0,
         rand_augment=aug.AA_TYPE if aug.ENABLE else "",
         interpolation=aug.INTERPOLATION,

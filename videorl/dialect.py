@@ -15,6 +15,8 @@ IGNORED = {
     "MODEL.ARCH": "MODEL_NAME alone picks the model",
     "BN.USE_PRECISE_STATS": "batch-norm statistics are those of training",
     "BN.NUM_BATCHES_PRECISE": "batch-norm statistics are those of training",
+    "DATA.REVERSE_INPUT_CHANNEL": "videos are read as RGB, which is what the key made of OpenCV's BGR frames",
+    "PREFETCH.NUM_LOADERS": "see DATA_LOADER.PREFETCH",
     "TENSORBOARD.CONFUSION_MATRIX.ENABLE": "written whenever TENSORBOARD.ENABLE is on",
 }
 

@@ -280,6 +280,20 @@ def gather_objects(value: object) -> list | None:
     return values
 
 
+def on_main(function: Callable[[], object]) -> object:
+    """What `function()` gives on rank 0, on all ranks; if it raises there, it raises on all."""
+    if world_size() == 1:
+        return function()
+    try:
+        result = function() if is_main() else None
+    except Exception as error:
+        result = error
+    result = broadcast_object(result)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
 def broadcast_object(value: object) -> object:
     """`value` of rank 0, on all ranks."""
     if not td.is_initialized():

@@ -54,7 +54,9 @@ class ClipDataset:
         self.spec, self.split, self.records = spec, split, records
         self.uniform, self.offset = uniform, offset
         self.epoch = 0
-        self.transform = TrainTransform(spec.augment, spec.clip.train_size)
+        clip = spec.clip
+        train = split == "train"
+        self.transform = TrainTransform(spec.augment, clip.train_size, clip.mean, clip.std) if train else None
 
     def __len__(self) -> int:
         return len(self.records)

@@ -86,27 +86,37 @@ def read_csv(
     file: Path, root: str, separator: str, num_classes: int, multi_label: bool, allow_outside: bool
 ) -> list[tuple[str, list[int]]]:
     """(path, labels) of each line. Raises `UserError` naming file, line, and what is wrong with it."""
-    if not file.is_file():
-        raise UserError(_missing_csv(file))
-    if not os.path.isdir(root):
-        raise UserError(f"video folder {root} does not exist; set DATA.PATH_PREFIX to where the paths in {file} start")
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    lines = read_lines(file)
+    check_root(root, file)
     rows, wrong = [], []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                rows.append(_parse(line, separator, num_classes, multi_label, allow_outside))
-            except ValueError as error:
-                wrong.append(f"line {number}: {error}")
+    for number, line in lines:
+        try:
+            rows.append(parse_line(line, separator, num_classes, multi_label, allow_outside))
+        except ValueError as error:
+            wrong.append(f"line {number}: {error}")
     if wrong:
         more = f" (and {len(wrong) - 5} more lines)" if len(wrong) > 5 else ""
         raise UserError(f"{file}: {'; '.join(wrong[:5])}{more}")
     if not rows:
         raise UserError(f"{file} holds no samples; expected lines `path{separator}label`")
     return rows
+
+
+def check_root(root: str, file: Path) -> None:
+    """Raises `UserError` unless the folder that the paths in `file` start from exists."""
+    if not os.path.isdir(root):
+        raise UserError(f"video folder {root} does not exist; set DATA.PATH_PREFIX to where the paths in {file} start")
+
+
+def read_lines(file: Path) -> list[tuple[int, str]]:
+    """Number (from 1) and text of each line that is not blank. Raises `UserError`: no such file, or no UTF-8 text."""
+    if not file.is_file():
+        raise UserError(_missing_csv(file))
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _missing_csv(file: Path) -> str:
@@ -116,9 +126,10 @@ def _missing_csv(file: Path) -> str:
     return f"{file} does not exist; the folder holds {there}; expected lines `path label`"
 
 
-def _parse(
+def parse_line(
     line: str, separator: str, num_classes: int, multi_label: bool, allow_outside: bool
 ) -> tuple[str, list[int]]:
+    """Path and labels of one line. Raises `ValueError` that says what is wrong with it."""
     path, found, label = line.rstrip().rpartition(separator)
     if not found or not path.strip():
         raise ValueError(f"expected `path{separator}label`, found {line[:60]!r} (see DATA.PATH_LABEL_SEPARATOR)")

@@ -33,8 +33,8 @@ MOTIONS = {  # class name -> axis and direction; the row number is the class id.
     "turn_clockwise": ("angle", +1),
     "turn_counterclockwise": ("angle", -1),
 }
-SPEEDS = {"x": (0.4, 0.8), "y": (0.4, 0.8), "size": (0.3, 0.5), "angle": (0.25, 0.5)}  # phase per second
-DIAMETERS = (0.25, 0.75)  # of the frame's short side, at size phase 0 and 1
+SPEEDS = {"x": (0.4, 0.8), "y": (0.4, 0.8), "size": (0.4, 0.7), "angle": (0.35, 0.6)}  # phase per second
+DIAMETERS = (0.45, 0.95)  # of the frame's short side, at size phase 0 and 1
 SHAPES = ("disc", "ring", "square", "triangle", "star", "cross")
 COLOURS = {
     "red": (250, 70, 70),

@@ -230,7 +230,7 @@ def _missing(library: str) -> str:
         module = importlib.import_module(library)
     except (ImportError, OSError, RuntimeError) as error:
         return str(error).strip().partition("\n")[0]
-    if library == "torchcodec" and module.ffmpeg_major_version is None:  # imports without FFmpeg, to decode images
+    if getattr(module, "ffmpeg_major_version", 0) is None:  # torchcodec imports without FFmpeg, to decode images
         return "it finds no FFmpeg libraries"
     return ""
 

@@ -36,25 +36,23 @@ class Evaluation:
     def protocol(self) -> str:
         return f"{self.node.DATASET} {self.node.SPLIT}: {self.eval.protocol}"
 
-    def run(self, model: torch.nn.Module, precision: Precision, predictions: Path | None = None) -> dict[str, float]:
-        """Metrics, with `n` samples counted `of` all; the same on every rank.
+    def run(
+        self, model: torch.nn.Module, precision: Precision, predictions: Path | None = None, alive=lambda doing: None
+    ) -> dict[str, float]:
+        """Metrics, with `n` samples counted `of` all; the same on every rank. Calls `alive(doing)` after each batch.
 
         Rank 0 writes one row per sample to the file `predictions`. Raises `UserError` if no sample can be read or too
         many cannot, and `RuntimeError` if a view is missing or doubled without a reason.
         """
         was_training = model.training
         model.eval()
-        rows, bad = self._rows(model, precision)
+        rows, bad = self._rows(model, precision, alive)
         model.train(was_training)
         self.bad_rows = bad
         gathered = dist.gather_objects((rows, bad))
-        result = self._finish(gathered, predictions) if dist.is_main() else None
-        result = dist.broadcast_object(result)
-        if isinstance(result, Exception):
-            raise result
-        return result
+        return dist.on_main(lambda: self._finish(gathered, predictions))
 
-    def _rows(self, model, precision: Precision) -> tuple[dict[str, np.ndarray], list[dict]]:
+    def _rows(self, model, precision: Precision, alive) -> tuple[dict[str, np.ndarray], list[dict]]:
         """This rank's rows, and its unreadable samples."""
         mine = range(dist.rank(), len(self.dataset), dist.world_size())
         per_view = self.views.clips * self.views.crops
@@ -69,28 +67,24 @@ class Evaluation:
                     rows = self.eval.step(model, to_device(part, precision.device, self.spec.clip))
                     found.append({k: v.cpu().numpy() for k, v in rows.items()})
                 progress.step()
+                alive(f"evaluation {self.name}, batch {progress.done} of {len(jobs)}")
         progress.close()
         loader.close()
         joined = {k: np.concatenate([f[k] for f in found]) for k in found[0]} if found else {}
         return joined, list(loader.quarantine.rows.values())
 
-    def _finish(self, gathered: list, predictions: Path | None) -> dict[str, float] | Exception:
-        try:
-            rows = [r for r, _ in gathered if r]
-            bad = [b for _, rank_bad in gathered for b in rank_bad]
-            if not rows:
-                raise UserError(
-                    f"{self.name}: none of the {len(self.dataset)} samples could be read; first: {bad[0]['path']} ({bad[0]['error']})"
-                )
-            rows = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}
-            rows = self._checked(rows, {b["path"] for b in bad})
-            metrics, per_sample = self.eval.finish(rows)
-            counted = len(np.unique(rows["index"]))
-            if predictions:
-                self._save(predictions, per_sample)
-            return {**metrics, "n": counted, "of": len(self.dataset)}
-        except Exception as error:  # must reach the other ranks, which wait for the result
-            return error
+    def _finish(self, gathered: list, predictions: Path | None) -> dict[str, float]:
+        rows = [r for r, _ in gathered if r]
+        bad = [b for _, rank_bad in gathered for b in rank_bad]
+        if not rows:
+            first = f"{bad[0]['path']} ({bad[0]['error']})"
+            raise UserError(f"{self.name}: none of the {len(self.dataset)} samples could be read; first: {first}")
+        rows = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}
+        rows = self._checked(rows, {b["path"] for b in bad})
+        metrics, per_sample = self.eval.finish(rows)
+        if predictions:
+            self._save(predictions, per_sample)
+        return {**metrics, "n": len(np.unique(rows["index"])), "of": len(self.dataset)}
 
     def _checked(self, rows: dict[str, np.ndarray], bad: set[str]) -> dict[str, np.ndarray]:
         """Rows sorted by (index, view), after a check that each view of each readable sample is there once."""

@@ -2,16 +2,18 @@
 
 import json
 import logging
-import signal
 import time
 from pathlib import Path
 
 import torch
 
-from videorl import checkpoint, config, dist
+from videorl import config, dist
 from videorl.data import quarantine
-from videorl.engine import build, evaluate, optim, run
-from videorl.engine.step import Precision, backward, unwrap
+from videorl.engine import determinism, evaluate, optim, run
+from videorl.engine.saver import Saver
+from videorl.engine.state import State
+from videorl.engine.step import backward, unwrap
+from videorl.engine.watch import Watch
 from videorl.log import Metrics, Progress, duration
 from videorl.registry import UserError
 
@@ -21,381 +23,245 @@ SKIPS_IN_A_ROW = 10
 
 
 def train(cfg) -> None:
-    """Trains to SOLVER.MAX_EPOCH, or as far as a stop signal lets it, and leaves everything in OUTPUT_DIR."""
-    trainer = Trainer(cfg)
-    trainer.resume()
+    """Trains to SOLVER.MAX_EPOCH, or until a signal stops it, and leaves everything in OUTPUT_DIR."""
+    determinism.set_level(cfg.DETERMINISM)
+    state = State.build(cfg)
+    trainer = Trainer(cfg, state)
+    state.resume()
     trainer.announce()
-    while trainer.epoch < cfg.SOLVER.MAX_EPOCH:
-        for micro_batches in trainer.data.epoch(trainer.epoch, trainer.step_in_epoch):
-            trainer.step(micro_batches)
-            if trainer.checkpoint_due():
-                trainer.save()
-            if trainer.stop_asked():
-                trainer.end_early()
-        trainer.end_epoch()
+    with Watch(trainer.folder, cfg.DIST.TIMEOUT) as watch:
+        while state.epoch < cfg.SOLVER.MAX_EPOCH:
+            for micro_batches in state.data.epoch(state.epoch, state.step_in_epoch):
+                trainer.step(micro_batches, watch)
+                if trainer.saver.due():
+                    trainer.save()
+                if any_rank(bool(watch.signal)):
+                    trainer.stop(watch.signal)
+            trainer.end_epoch(watch)
     trainer.close()
 
 
+def any_rank(flag: bool) -> bool:
+    """Whether `flag` is set on at least one rank."""
+    return bool(dist.all_sum(torch.tensor([float(flag)])).item())
+
+
 class Trainer:
-    """What a training run holds: data, model, objective, optimizer, and its position (epochs done, steps into the next)."""
+    """The parts of the loop: a step, what is logged of it, and what happens at the end of an epoch."""
 
-    def __init__(self, cfg):
-        self.cfg = cfg
+    def __init__(self, cfg, state: State):
+        self.cfg, self.state = cfg, state
         self.folder = Path(cfg.OUTPUT_DIR)
-        self.data = build.train_data(cfg)
-        dist.agree({"training csv": self.data.dataset.fingerprint})
+        self.saver = Saver(cfg, state)
         self.evaluations = evaluate.evaluations(cfg, at_test=False)
-        plain = build.model(cfg)
-        self.objective = build.objective(cfg)
-        self.precision: Precision = build.precision(cfg)
-        self.optimizer = optim.build_optimizer(cfg, plain, self.objective)
-        self.ema = _ema(cfg, plain)
-        self.model = build.parallel(cfg, plain)
-        self.spec = config.spec(cfg)
-        self.epoch, self.step_in_epoch = 0, 0
-        self.best = float("-inf")
+        self.clip = config.spec(cfg).clip
         self.skipped, self.skipped_in_a_row = 0, 0
-        self.saved_at = self.stepped_at = time.monotonic()
-        self.signal: str | None = None
-        self.metrics = _metrics(cfg, self.folder)
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._note_signal)
+        self.bad_rows: list[dict] = []
+        tensorboard = self.folder / cfg.TENSORBOARD.LOG_DIR if cfg.TENSORBOARD.ENABLE and dist.is_main() else None
+        self.metrics = Metrics(self.folder, tensorboard)
+        dist.agree({f"annotations of {name}": facts["fingerprint"] for name, facts in self._data_sets().items()})
 
-    # ------------------------------------------------------------------------------------------------ one step
+    def _data_sets(self) -> dict[str, dict]:
+        """Size and hash of the annotations of every data set in use."""
+        sets = {f"{e.node.DATASET}/{e.node.SPLIT}": e.dataset for e in self.evaluations.values()}
+        sets[f"{self.cfg.TRAIN.DATASET}/train"] = self.state.data.dataset
+        return {name: {"samples": len(data), "fingerprint": data.fingerprint} for name, data in sets.items()}
 
-    @property
-    def steps_done(self) -> int:
-        return self.epoch * self.data.steps + self.step_in_epoch
-
-    def step(self, micro_batches: list[dict]) -> None:
-        """One optimizer step over this rank's micro-batches."""
-        begun = time.monotonic()
-        self.model.train()
-        lr = optim.lr_at(self.cfg.SOLVER, self.epoch + self.step_in_epoch / self.data.steps, self.cfg.NUM_SHARDS)
-        optim.set_lr(self.optimizer, lr)
-        self.optimizer.zero_grad(set_to_none=True)
-        values = backward(
-            self.model,
-            self.objective,
-            micro_batches,
-            clip=self.spec.clip,
-            precision=self.precision,
-            seed=self.cfg.RNG_SEED,
-            step=self.steps_done,
+    def announce(self) -> None:
+        """The first lines of the log, run.json, and the progress bar."""
+        cfg, state, plan = self.cfg, self.state, self.state.data.plan
+        rate = optim.lr_at(cfg.SOLVER, cfg.SOLVER.WARMUP_EPOCHS, cfg.NUM_SHARDS)
+        log.info(
+            "%s on %d x %s, %s; %d videos a process, %d a step; learning rate after warm-up %g; epochs %d to %d",
+            cfg.SOLVER.OPTIMIZING_METHOD,
+            dist.world_size(),
+            state.precision.device.type,
+            str(state.precision.dtype or torch.float32).removeprefix("torch."),
+            plan.micro_batch,
+            plan.step_size,
+            rate,
+            state.epoch + 1,
+            cfg.SOLVER.MAX_EPOCH,
         )
+        self.progress = Progress(
+            cfg.SOLVER.MAX_EPOCH * state.data.steps, "train", cfg.USE_TQDM and dist.is_main(), state.steps_done
+        )
+        self.ended_at = time.monotonic()
+        if dist.is_main():
+            self.metrics.forget_after(state.steps_done)
+            batch = {"per_process": plan.micro_batch, "per_step": plan.step_size, "learning_rate": rate}
+            run.update_json(self.folder / "run.json", run.describe(cfg, self._data_sets(), batch))
+
+    # ------------------------------------------------------------------------------------------------------- one step
+
+    def step(self, micro_batches: list[dict], watch: Watch) -> None:
+        """One optimizer step over this rank's micro-batches."""
+        state, begun = self.state, time.monotonic()
+        watch.beat(f"step {state.steps_done} with samples {_samples(micro_batches)[:32]}")
+        rate = optim.lr_at(self.cfg.SOLVER, state.epoch + state.step_in_epoch / state.data.steps, self.cfg.NUM_SHARDS)
+        optim.set_lr(state.optimizer, rate)
+        state.model.train()
+        if self.cfg.DETERMINISM == "full" and state.steps_done == 0:
+            self._check_determinism(micro_batches)
+        state.optimizer.zero_grad(set_to_none=True)
+        values = self._gradients(micro_batches)
         norm = self._update(values["loss"], micro_batches)
-        self.step_in_epoch += 1
+        state.step_in_epoch += 1
         self.progress.step()
-        data_time, self.stepped_at = begun - self.stepped_at, time.monotonic()
-        if self.steps_done % self.cfg.LOG_PERIOD == 0 or self.step_in_epoch == self.data.steps:
-            self._log(values, lr, norm, data_time, self.stepped_at - begun)
+        data_time, self.ended_at = begun - self.ended_at, time.monotonic()
+        if state.steps_done % self.cfg.LOG_PERIOD == 0 or state.step_in_epoch == state.data.steps:
+            self._log(values, rate, norm, data_time, self.ended_at - begun)
+        watch.beat(f"loading step {state.steps_done}")
+
+    def _gradients(self, micro_batches: list[dict]) -> dict[str, float]:
+        state = self.state
+        return backward(
+            state.model,
+            state.objective,
+            micro_batches,
+            clip=self.clip,
+            precision=state.precision,
+            seed=self.cfg.RNG_SEED,
+            step=state.steps_done,
+        )
+
+    def _check_determinism(self, micro_batches: list[dict]) -> None:
+        differing = determinism.differing_parameters(self.state.model, lambda: self._gradients(micro_batches))
+        if differing:
+            log.warning("DETERMINISM full: gradients of %s differ between two runs of one step", ", ".join(differing[:10]))
+        else:
+            log.info("DETERMINISM full: two runs of the first step agree in every bit")
 
     def _update(self, loss: float, micro_batches: list[dict]) -> float:
-        """Clips, checks, and moves the weights. Returns the norm of the gradient before clipping."""
-        solver, scaler = self.cfg.SOLVER, self.precision.scaler
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        scaler.unscale_(self.optimizer)
-        limit = solver.CLIP_GRAD_L2NORM or float("inf")
+        """Clips and checks the gradient, then moves the weights. Returns the gradient's norm before clipping."""
+        state, solver, scaler = self.state, self.cfg.SOLVER, self.state.precision.scaler
+        parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        scaler.unscale_(state.optimizer)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if solver.CLIP_GRAD_VAL:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             torch.nn.utils.clip_grad_value_(parameters, solver.CLIP_GRAD_VAL)
-        else:
-            norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        norm = float(norm)
-        finite = loss - loss == 0 and (norm - norm == 0 or scaler.is_enabled())
-        if not finite:
-            self._not_finite(loss, norm, micro_batches)
-            scaler.update()
-            return norm
+        elif solver.CLIP_GRAD_L2NORM:
+            torch.nn.utils.clip_grads_with_norm_(parameters, solver.CLIP_GRAD_L2NORM, norm)
+        scale, finite = scaler.get_scale(), bool(torch.isfinite(norm))
+        if loss - loss != 0 or not (finite or scaler.is_enabled()):
+            self._not_finite(loss, float(norm), micro_batches)
+            return float(norm)
         self.skipped_in_a_row = 0
-        before = scaler.get_scale()
-        scaler.step(self.optimizer)
+        scaler.step(state.optimizer)
         scaler.update()
-        if scaler.get_scale() < before:
+        if not finite:
             self.skipped += 1
-            log.warning("step %d: gradient beyond float16, step left out (%d so far)", self.steps_done, self.skipped)
-        elif self.ema is not None:
-            self.ema.update(unwrap(self.model))
-        return norm
+            log.warning("step %d left out, %d so far: gradient beyond float16 at scale %g", state.steps_done, self.skipped, scale)
+        elif state.ema is not None:
+            state.ema.update(unwrap(state.model))
+        return float(norm)
 
     def _not_finite(self, loss: float, norm: float, micro_batches: list[dict]) -> None:
         """Stops the run, or leaves the step out, and says which samples it was. All ranks come here together."""
-        ids = dist.all_gather_objects([int(i) for batch in micro_batches for i in batch["index"]])
-        samples = sorted({i for rank_ids in ids for i in rank_ids})
-        what = f"step {self.steps_done}: loss {loss}, gradient norm {norm}; samples {samples}"
+        step = self.state.steps_done
+        samples = sorted(i for ids in dist.all_gather_objects(_samples(micro_batches)) for i in ids)
         if dist.is_main():
+            row = {"step": step, "loss": str(loss), "grad_norm": str(norm), "samples": samples}
             with (self.folder / "nonfinite.jsonl").open("a") as out:
-                row = {"step": self.steps_done, "loss": str(loss), "grad_norm": str(norm), "samples": samples}
                 out.write(json.dumps(row) + "\n")
         self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+        what = f"step {step}: loss {loss}, gradient norm {norm}; samples {str(samples)[:500]}"
         if self.cfg.TRAIN.NONFINITE != "skip" or self.skipped_in_a_row > SKIPS_IN_A_ROW:
             raise UserError(
-                f"not finite, stopped before the update at {what[:600]} (see nonfinite.jsonl); lower SOLVER.BASE_LR, clip gradients, or set TRAIN.NONFINITE skip"
+                f"stopped before the update of {what} (all in nonfinite.jsonl): expected finite numbers;"
+                " lower SOLVER.BASE_LR, clip gradients, or set TRAIN.NONFINITE skip"
             )
-        log.warning("not finite, left out: %s", what)
+        log.warning("left out, not finite: %s", what)
 
-    # -------------------------------------------------------------------------------------------------- logging
+    # ------------------------------------------------------------------------------------------------------- logging
 
-    def announce(self) -> None:
-        solver, plan = self.cfg.SOLVER, self.data.plan
-        first = optim.lr_at(solver, solver.WARMUP_EPOCHS, self.cfg.NUM_SHARDS)
-        log.info(
-            "%s on %d x %s, %s; %d videos a process, %d a step; learning rate after warm-up %g; epochs %d to %d",
-            solver.OPTIMIZING_METHOD,
-            dist.world_size(),
-            self.precision.device.type,
-            str(self.precision.dtype or torch.float32).removeprefix("torch."),
-            plan.micro_batch,
-            plan.step_size,
-            first,
-            self.epoch + 1,
-            solver.MAX_EPOCH,
-        )
-        if dist.is_main():
-            data = {f"{self.cfg.TRAIN.DATASET}/train": _facts(self.data.dataset)}
-            data |= {f"{e.node.DATASET}/{e.node.SPLIT}": _facts(e.dataset) for e in self.evaluations.values()}
-            batch = {"per_process": plan.micro_batch, "per_step": plan.step_size, "learning_rate": first}
-            run.update_json(self.folder / "run.json", run.describe(self.cfg, data, batch))
-        total = self.cfg.SOLVER.MAX_EPOCH * self.data.steps
-        self.progress = Progress(total, "train", self.cfg.USE_TQDM and dist.is_main(), self.steps_done)
-
-    def _log(self, values: dict[str, float], lr: float, norm: float, data_time: float, net_time: float) -> None:
+    def _log(self, values: dict[str, float], rate: float, norm: float, data_time: float, net_time: float) -> None:
         if not dist.is_main():
             return
-        left = duration(self.progress.seconds_left())
-        extra = " ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "loss")
+        state, left = self.state, duration(self.progress.seconds_left())
+        epoch = f"{state.epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}"
+        iteration = f"{state.step_in_epoch}/{state.data.steps}"
         log.info(
-            "epoch %d/%d step %d/%d loss %.4f (%s) lr %.3g grad norm %.3g data %.2f s net %.2f s left %s",
-            self.epoch + 1,
-            self.cfg.SOLVER.MAX_EPOCH,
-            self.step_in_epoch,
-            self.data.steps,
-            values["loss"],
-            extra,
-            lr,
+            "epoch %s step %s  %s  lr %.3g  grad norm %.3g  data %.2f s  net %.2f s  left %s",
+            epoch,
+            iteration,
+            "  ".join(f"{name} {value:.4g}" for name, value in values.items()),
+            rate,
             norm,
             data_time,
             net_time,
             left,
         )
-        row = {
-            "step": self.steps_done,
-            "epoch": round(self.steps_done / self.data.steps, 4),
-            **values,
-            "lr": lr,
-            "grad_norm": norm,
-            "dt": data_time + net_time,
-            "dt_data": data_time,
-        }
-        stats = {
-            "epoch": f"{self.epoch + 1}/{self.cfg.SOLVER.MAX_EPOCH}",
-            "iter": f"{self.step_in_epoch}/{self.data.steps}",
-            "dt": data_time + net_time,
-            "dt_data": data_time,
-            "dt_net": net_time,
-            "eta": left,
-            "gpu_mem": f"{_gpu_memory():.2f}G",
-            "grad_norm": norm,
-            "lr": lr,
-            "loss": values["loss"],
-        }
+        times = {"dt": data_time + net_time, "dt_data": data_time}
+        row = {"step": state.steps_done, "epoch": round(state.steps_done / state.data.steps, 4), **values}
+        stats = {"epoch": epoch, "iter": iteration, "dt_net": net_time, "eta": left, "gpu_mem": _gpu_memory(), **values}
         if "top1" in values:
             stats["top1_err"] = 100 * (1 - values["top1"])
-        self.metrics.train(row, stats)
+        common = {"lr": rate, "grad_norm": norm, **times}
+        self.metrics.train({**row, **common}, {**stats, **common})
 
-    # ------------------------------------------------------------------------------------------ epochs and files
+    # --------------------------------------------------------------------------------------------- epochs and the end
 
-    def end_epoch(self) -> None:
-        self.epoch, self.step_in_epoch = self.epoch + 1, 0
-        last = self.epoch == self.cfg.SOLVER.MAX_EPOCH
-        if last or self.epoch % self.cfg.TRAIN.CHECKPOINT_PERIOD == 0:
-            self.save()
+    def end_epoch(self, watch: Watch) -> None:
+        state = self.state
+        state.epoch, state.step_in_epoch = state.epoch + 1, 0
+        last = state.epoch == self.cfg.SOLVER.MAX_EPOCH
         for name, evaluation in self.evaluations.items():
-            if last or self.epoch % evaluation.node.EVERY == 0:
-                self._evaluate(name, evaluation)
+            if last or state.epoch % evaluation.node.EVERY == 0:
+                watch.beat(f"evaluation {name} after epoch {state.epoch}")
+                self._evaluate(name, evaluation, watch)
+        if last or state.epoch % self.cfg.TRAIN.CHECKPOINT_PERIOD == 0:
+            self.save()
         self._write_quarantine()
-        self.stepped_at = time.monotonic()
+        self.ended_at = time.monotonic()
 
-    def _evaluate(self, name: str, evaluation: evaluate.Evaluation) -> None:
-        model = self.ema.module if self.ema is not None else unwrap(self.model)
-        found = evaluation.run(model, self.precision)
-        self._bad_rows = getattr(self, "_bad_rows", []) + evaluation.bad_rows
-        log.info("%s after epoch %d: %s", name, self.epoch, evaluate.readable(found))
+    def _evaluate(self, name: str, evaluation: evaluate.Evaluation, watch: Watch) -> None:
+        state = self.state
+        found = evaluation.run(state.evaluated_model, state.precision, alive=watch.beat)
+        self.bad_rows += evaluation.bad_rows
+        log.info("%s after epoch %d: %s", name, state.epoch, evaluate.readable(found))
         if dist.is_main():
-            row = {"name": name, "step": self.steps_done, "epoch": float(self.epoch), **found}
-            stats = {"_type": f"{name}_epoch", "epoch": f"{self.epoch}/{self.cfg.SOLVER.MAX_EPOCH}", **found}
-            if "top1" in found:
-                stats |= {"top1_err": 100 * (1 - found["top1"]), "top5_err": 100 * (1 - found["top5"])}
-            self.metrics.evaluated(row, stats)
+            row = {"name": name, "step": state.steps_done, "epoch": float(state.epoch), **found}
+            errors = {f"{k}_err": 100 * (1 - found[k]) for k in ("top1", "top5") if k in found}
+            epoch = f"{state.epoch}/{self.cfg.SOLVER.MAX_EPOCH}"
+            self.metrics.evaluated(row, {"_type": f"{name}_epoch", "epoch": epoch, **found, **errors})
         wanted, _, metric = self.cfg.TRAIN.BEST_METRIC.partition("/")
-        if wanted == name and found.get(metric, float("-inf")) > self.best:
-            self.best = found[metric]
-            self._write(self.folder / "checkpoints" / checkpoint.BEST, self._weights(), {"metric": self.best})
-
-    def checkpoint_due(self) -> bool:
-        """Inside an epoch: after every CHECKPOINT_STEPS steps, or CHECKPOINT_MINUTES (by rank 0's clock)."""
-        node = self.cfg.TRAIN
-        if self.step_in_epoch in (0, self.data.steps):
-            return False
-        if node.CHECKPOINT_STEPS and self.steps_done % node.CHECKPOINT_STEPS == 0:
-            return True
-        late = node.CHECKPOINT_MINUTES > 0 and time.monotonic() - self.saved_at > 60 * node.CHECKPOINT_MINUTES
-        return dist.broadcast_object(late) if node.CHECKPOINT_MINUTES > 0 else False
+        if wanted == name and found.get(metric, float("-inf")) > state.best:
+            state.best = found[metric]
+            self.saver.save_best(state.best)
 
     def save(self) -> None:
-        """A checkpoint of the whole run at this step."""
-        folder = self.folder / "checkpoints"
-        name = checkpoint.name_of(self.epoch, self.step_in_epoch)
-        state = {
-            **self._weights(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "scaler_state": self.precision.scaler.state_dict(),
-            "objective_state": self.objective.state_dict(),
-            "ema_state": self.ema.module.state_dict() if self.ema is not None else None,
-            "step_in_epoch": self.step_in_epoch,
-            "steps_done": self.steps_done,
-            "best": self.best,
-            "step_size": self.data.plan.step_size,
-            "world_size": dist.world_size(),
-            "data": self.data.dataset.fingerprint,
-        }
-        self._write(folder / name, state, {"epoch": self.epoch, "step": self.steps_done})
-        if dist.is_main():
-            checkpoint.prune(folder, self.cfg.TRAIN.KEEP_CHECKPOINTS)
-        self.saved_at = time.monotonic()
+        self.saver.save()
         self._write_quarantine()
 
-    def _weights(self) -> dict:
-        return {
-            "epoch": self.epoch - 1,  # the last finished one, counted from 0, as in PySlowFast
-            "model_state": unwrap(self.model).state_dict(),
-            "classes": list(getattr(self.data.dataset, "classes", ())),
-            "cfg": config.dump(self.cfg),
-        }
-
-    def _write(self, file: Path, state: dict, note: dict) -> None:
-        if dist.is_main():
-            try:
-                checkpoint.save(file, state, note)
-            except OSError as error:
-                log.error("checkpoint %s was NOT written: %s; the run goes on, older checkpoints stand", file, error)
-        dist.barrier()
-
     def _write_quarantine(self) -> None:
-        rows = list(self.data.loader.quarantine.take()) + getattr(self, "_bad_rows", [])
-        self._bad_rows = []
+        rows, self.bad_rows = self.state.data.loader.quarantine.take() + self.bad_rows, []
         gathered = dist.gather_objects(rows)
         if dist.is_main():
-            quarantine.write(self.folder / "quarantine.jsonl", [r for rank_rows in gathered for r in rank_rows])
+            quarantine.write(self.folder / "quarantine.jsonl", [row for ranks_rows in gathered for row in ranks_rows])
 
-    def resume(self) -> None:
-        """Continues the newest run in OUTPUT_DIR, or starts from CHECKPOINT_FILE_PATH."""
-        node, folder = self.cfg.TRAIN, self.folder / "checkpoints"
-        if dist.is_main():
-            checkpoint.sweep(folder)
-        dist.barrier()
-        file = checkpoint.newest(folder) if node.AUTO_RESUME else None
-        file = dist.broadcast_object(file)
-        if file is not None:
-            self._restore(checkpoint.read(file), file)
-        elif node.CHECKPOINT_FILE_PATH:
-            file = Path(node.CHECKPOINT_FILE_PATH)
-            state = checkpoint.read(file)
-            if node.CHECKPOINT_EPOCH_RESET:
-                checkpoint.load_weights(unwrap(self.model), state.get("model_state", state), str(file))
-            else:
-                self._restore(state, file)
-        if self.ema is not None and self.steps_done == 0:
-            self.ema.set(unwrap(self.model))
-        self.metrics.forget_after(self.steps_done)
-
-    def _restore(self, state: dict, file: Path) -> None:
-        self._check_same_run(state, file)
-        checkpoint.load_weights(unwrap(self.model), state["model_state"], str(file), least=1.0)
-        self.optimizer.load_state_dict(state["optimizer_state"])
-        self.precision.scaler.load_state_dict(state["scaler_state"])
-        self.objective.load_state_dict(state["objective_state"])
-        if self.ema is not None and state["ema_state"] is not None:
-            self.ema.module.load_state_dict(state["ema_state"])
-        self.epoch, self.step_in_epoch = state["epoch"] + 1, state["step_in_epoch"]
-        self.best = state["best"]
-        log.info("resumed from %s: %d epochs and %d steps done", file, self.epoch, self.step_in_epoch)
-
-    def _check_same_run(self, state: dict, file: Path) -> None:
-        needed = {
-            "model_state",
-            "optimizer_state",
-            "scaler_state",
-            "objective_state",
-            "step_in_epoch",
-            "data",
-            "step_size",
-        }
-        if missing := needed - state.keys():
-            raise UserError(
-                f"{file} holds no run to resume ({', '.join(sorted(missing))} missing); set TRAIN.CHECKPOINT_EPOCH_RESET True to take its weights"
-            )
-        if state["data"] != self.data.dataset.fingerprint:
-            raise UserError(
-                f"{file} was trained on other data (fingerprint {state['data']}, now {self.data.dataset.fingerprint}): the csv has changed; restore it or start in another OUTPUT_DIR"
-            )
-        if state["step_size"] != self.data.plan.step_size:
-            raise UserError(
-                f"{file} has {state['step_size']} videos a step, this run {self.data.plan.step_size}; set TRAIN.BATCH_SIZE or GRAD_ACCU_NUM_BATCH so that they agree"
-            )
-        if state["world_size"] != dist.world_size():
-            log.warning(
-                "resuming a run of %d processes with %d: data order and augmentation stay exact; dropout masks and the order of float sums do not",
-                state["world_size"],
-                dist.world_size(),
-            )
-
-    # --------------------------------------------------------------------------------------------------- the end
-
-    def _note_signal(self, number: int, frame) -> None:
-        self.signal = signal.Signals(number).name
-
-    def stop_asked(self) -> bool:
-        """Whether any rank has been told to stop."""
-        return bool(dist.all_sum(torch.tensor([float(self.signal is not None)])).item())
-
-    def end_early(self) -> None:
-        """Saves, leaves the file PREEMPTED, and exits with 75."""
+    def stop(self, signal_name: str) -> None:
+        """Saves, leaves the file PREEMPTED, and ends every rank with exit code 75."""
         self.save()
+        names = [name for name in dist.all_gather_objects(signal_name) if name]
         if dist.is_main():
-            (self.folder / "PREEMPTED").write_text(
-                f"{run.now()} {self.signal or 'signal on another rank'} step {self.steps_done}\n"
-            )
-            log.warning(
-                "stopped by %s after step %d; the same command resumes",
-                self.signal or "a signal on another rank",
-                self.steps_done,
-            )
+            step = self.state.steps_done
+            (self.folder / "PREEMPTED").write_text(f"{run.now()} {names[0]} after step {step}\n")
+            log.warning("stopped by %s after step %d: everything is saved, the same command resumes", names[0], step)
         self.close()
         raise SystemExit(dist.EXIT_PREEMPTED)
 
     def close(self) -> None:
-        self.data.loader.close()
+        self.saver.wait()
+        self.state.data.loader.close()
         self.progress.close()
         self.metrics.close()
+        dist.barrier()
 
 
-def _metrics(cfg, folder: Path) -> Metrics:
-    tensorboard = folder / cfg.TENSORBOARD.LOG_DIR if cfg.TENSORBOARD.ENABLE and dist.is_main() else None
-    return Metrics(folder, tensorboard)
+def _samples(micro_batches: list[dict]) -> list[int]:
+    return [int(i) for batch in micro_batches for i in batch["index"]]
 
 
-def _facts(dataset) -> dict:
-    return {"fingerprint": dataset.fingerprint, "samples": len(dataset)}
-
-
-def _gpu_memory() -> float:
-    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-
-
-def _ema(cfg, model):
-    if not cfg.EMA.ENABLED:
-        return None
-    from timm.utils import ModelEmaV3
-
-    return ModelEmaV3(model, decay=cfg.EMA.DECAY)
+def _gpu_memory() -> str:
+    return f"{torch.cuda.max_memory_allocated() / 2**30:.2f}G" if torch.cuda.is_available() else "0.00G"

@@ -200,9 +200,9 @@ class Attention(nn.Module):
             i = AXES.index(axis)
             table = torch.zeros(2 * max(nominal_q[i], nominal_kv[i]) - 1, self.channels)
             self.register_parameter(f"rel_pos_{axis}", nn.Parameter(table))
-            index = torch.from_numpy(relative_index(self.grid_q[i], grid_kv[i]))
+            index = torch.tensor(relative_index(self.grid_q[i], grid_kv[i]))
             self.register_buffer(f"index_{axis}", index, persistent=False)
-        coordinates = torch.from_numpy(key_coordinates(grid_kv, self.axes, self.lead))
+        coordinates = torch.tensor(key_coordinates(grid_kv, self.axes, self.lead))
         self.register_buffer("coordinates", coordinates, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,152 @@
+"""Runs of tools/run_net.py in subprocesses with a hard time limit, on 24 tiny videos, with faults injected for real."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+CONFIG = Path(__file__).parent / "projects/faulty/faulty.yaml"
+
+
+def write_video(path: Path, seed: int, frames: int = 16, size: int = 48) -> None:
+    """A short H.264 file of moving noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, 255, (size, size, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=16, options={"preset": "ultrafast", "threads": "1"})
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for t in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.roll(picture, 2 * t, axis=1), format="rgb24")
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+
+
+def write_set(folder: Path, counts: dict[str, int]) -> None:
+    for split, count in counts.items():
+        lines = []
+        for i in range(count):
+            write_video(folder / f"videos/{split}_{i}.mp4", seed=i)
+            lines.append(f"videos/{split}_{i}.mp4 {i % 4}\n")
+        (folder / f"{split}.csv").write_text("".join(lines))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """24 training, 7 validation and 7 test videos. Read-only: a test that damages files takes `own_world`."""
+    folder = tmp_path_factory.mktemp("world")
+    write_set(folder, {"train": 24, "val": 7, "test": 7})
+    return folder
+
+
+@pytest.fixture
+def own_world(tmp_path) -> Path:
+    folder = tmp_path / "world"
+    write_set(folder, {"train": 24, "val": 7, "test": 7})
+    return folder
+
+
+class Run:
+    """One `run_net.py` (or torchrun of it) as a subprocess in its own process group."""
+
+    def __init__(self, data: Path, out: Path, *overrides, fault="", launcher=(), flags=(), env=None):
+        words = [*map(str, overrides)]
+        tool = [*launcher, str(ROOT / "tools/run_net.py")] if launcher else [sys.executable, str(ROOT / "tools/run_net.py")]
+        self.out, self.fault_log = out, out.parent / f"{out.name}.fault"
+        self.read_log = out.parent / f"{out.name}.read"
+        command = [*tool, "--cfg", str(CONFIG), *flags]
+        command += ["DATA.PATH_TO_DATA_DIR", str(data), "OUTPUT_DIR", str(out), *words]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "VIDEORL_FAULT": fault,
+            "VIDEORL_FAULT_LOG": str(self.fault_log),
+            "VIDEORL_READ_LOG": str(self.read_log),
+            **(env or {}),
+        }
+        self.began = time.monotonic()
+        self.process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            cwd=ROOT,
+        )
+
+    def wait(self, limit: float = 90.0) -> "Run":
+        """Waits; a run that is not done by `limit` seconds is killed, and the test fails."""
+        try:
+            self.stdout, self.stderr = self.process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self.stdout, self.stderr = self.process.communicate()
+            pytest.fail(f"still running after {limit} s\n{self.stdout[-2000:]}\n{self.stderr[-2000:]}")
+        self.seconds = time.monotonic() - self.began
+        self.code = self.process.returncode
+        return self
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+
+    def until(self, text: str, limit: float = 60.0) -> None:
+        """Waits until the run's log holds `text`."""
+        log = self.out / "stdout.log"
+        end = time.monotonic() + limit
+        while not (log.exists() and text in log.read_text()):
+            if self.process.poll() is not None or time.monotonic() > end:
+                pytest.fail(f"{text!r} never stood in the log\n{self.process.communicate()}")
+            time.sleep(0.05)
+
+    @property
+    def fired(self) -> int:
+        """How often the injected fault happened."""
+        return len(self.fault_log.read_text().splitlines()) if self.fault_log.exists() else 0
+
+    def losses(self) -> dict[int, float]:
+        """Logged loss by step."""
+        rows = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
+        return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
+
+    def final(self) -> dict:
+        """The newest checkpoint."""
+        newest = sorted((self.out / "checkpoints").glob("checkpoint_epoch_*.pyth"))[-1]
+        return torch.load(newest, weights_only=True)
+
+
+@pytest.fixture
+def run(world, tmp_path):
+    """`run("name", *overrides, fault=…)` starts a run on the shared videos; what is left of it is killed at the end."""
+    started = []
+
+    def start(name: str = "out", *overrides, data: Path = world, **options) -> Run:
+        started.append(Run(data, tmp_path / name, *overrides, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.kill()
+            one.process.communicate()
+
+
+def same_bits(a, b) -> bool:
+    """Whether two nested checkpoints hold the same tensors and numbers, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_bits(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same_bits, a, b))
+    return a == b

@@ -1,0 +1,569 @@
+"""Looks at every file of a data set once: what cannot be read, what is odd, what stands there twice, what has changed.
+
+`read_csv` or `read_split` gives the rows of a split, broken ones aside; `scan` looks at files in worker processes, where
+a decoder that crashes or hangs costs its file only; `check` puts both together into a `Report`.
+"""
+
+import hashlib
+import inspect
+import itertools
+import json
+import math
+import os
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from videorl.data import clips
+from videorl.data.labelled import Labelled, check_root, parse_line, read_lines
+from videorl.data.loader import Fetch, Job, Loaded, Pool, Workers
+from videorl.data.video import Video, VideoError, open_video
+from videorl.registry import Entry, UserError
+from videorl.spec import Clip, Reading, Spec
+
+KINDS = {
+    "broken": "rows that are no path and label",
+    "unreadable": "files that cannot be opened or decoded",
+    "empty": "files without a byte",
+    "short": "videos shorter than a clip",
+    "odd": "videos that can be read, but look wrong or are slow to read",
+    "duplicate": "rows with the video of an earlier row",
+    "conflict": "rows with one video and different labels",
+    "leaked": "training videos that are evaluated on, too",
+    "changed": "files that differ from the manifest",
+    "unlisted": "files that the manifest does not hold",
+}
+# Rows with these are left out of a clean csv. Short and odd videos can be trained on, and unlisted ones may be new.
+DROPPED = {"broken", "unreadable", "empty", "duplicate", "conflict", "leaked", "changed"}
+
+EDGE = 64 * 1024  # bytes at both ends of a file whose hash tells which files may be equal
+MOST_CLASSES = 2**31  # where no config says how many there are
+LISTED = 10  # findings of one kind that are printed; the json report holds all
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with one row: its kind (see KINDS), line number from 1, path, stage of reading, and reason."""
+
+    kind: str
+    line: int
+    path: str
+    reason: str
+    stage: str = ""
+
+
+# ----------------------------------------------------------------------------------------------------- rows of a split
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a csv: number from 1, path as it stands there, class numbers, and the whole text."""
+
+    line: int
+    path: str
+    labels: tuple[int, ...]
+    text: str
+
+
+@dataclass
+class Split:
+    """The rows of one split. `file` is None where they come from no csv; `clip` is None where no config is known."""
+
+    name: str
+    file: Path | None
+    root: str
+    rows: list[Row]
+    broken: list[Finding] = field(default_factory=list)
+    num_classes: int | None = None
+    clip: Clip | None = None
+    uniform: bool = False
+    training: bool = False
+
+    def path(self, row: Row) -> str:
+        return os.path.normpath(os.path.join(self.root, row.path))
+
+
+def read_csv(
+    file: Path,
+    root: str = "",
+    separator: str = " ",
+    num_classes: int = MOST_CLASSES,
+    multi_label: bool = True,
+    allow_outside: bool = True,
+) -> Split:
+    """The split in a csv. `root`: folder its paths start from, by default its own. Raises `UserError`: no such csv."""
+    lines = read_lines(file)
+    root = os.path.abspath(root or file.parent)
+    check_root(root, file)
+    split = Split(file.stem, file, root, [])
+    for number, text in lines:
+        try:
+            path, labels = parse_line(text, separator, num_classes, multi_label, allow_outside)
+            split.rows.append(Row(number, path, tuple(sorted(labels)), text))
+        except ValueError as error:
+            split.broken.append(Finding("broken", number, text[:80], str(error)))
+    if not lines:
+        raise UserError(f"{file} holds no samples; expected lines `path{separator}label`")
+    return split
+
+
+def read_split(entry: Entry, spec: Spec, name: str, values: Mapping[str, object]) -> Split:
+    """The split `name` of a registered data set with these values of its keys."""
+    if inspect.isclass(entry.build) and issubclass(entry.build, Labelled):
+        split = read_csv(
+            Path(values["ANNOTATIONS"]) / f"{name}.csv",
+            values["ROOT"],
+            values["SEPARATOR"],
+            values["NUM_CLASSES"],
+            values["MULTI_LABEL"],
+            spec.reading.allow_outside_root,
+        )
+        split.num_classes, split.uniform = values["NUM_CLASSES"], entry.build.uniform
+    else:
+        data = entry(spec, name, values=values)
+        split = Split(name, None, "", [Row(i + 1, data.path(i), (), "") for i in range(len(data))])
+    split.clip, split.training = spec.clip, name == "train"
+    return split
+
+
+# ------------------------------------------------------------------------------------------------- one look at a file
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is read of a file: `decode` "all" frames, the first, middle and last ("ends"), the list of frames only
+    ("none"), or no more than the hashes ("bytes"); `sha256`: the hash of the whole file."""
+
+    decode: str = "ends"
+    sha256: bool = False
+    reading: Reading = field(default_factory=Reading)
+
+
+@dataclass
+class Facts:
+    """What a look at a file found; zeros and empty text where it did not get so far. `size` is in bytes, `gap` the
+    longest time between two frames in units of the mean, `keys` the number of frames that decoding can start at.
+    Where reading failed, `stage` and `reason` say how."""
+
+    size: int = -1
+    ends: str = ""
+    sha256: str = ""
+    frames: int = 0
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    keys: int = 0
+    gap: float = 0.0
+    lost: str = ""
+    blank: bool = False
+    stage: str = ""
+    reason: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.fps if self.fps else 0.0
+
+
+def examine(path: str, look: Look) -> Facts:
+    """Facts about one file; a file that cannot be read is a fact, not an error."""
+    facts = Facts()
+    try:
+        _hash(path, look, facts)
+        if look.decode != "bytes":
+            with open_video(path, look.reading.backend, max_pixels=look.reading.max_pixels) as video:
+                _list_frames(video, facts)
+                _decode(video, look, facts)
+    except VideoError as error:
+        facts.stage, facts.reason = error.stage, error.reason
+    except OSError as error:
+        facts.stage, facts.reason = "open", error.strerror or str(error)
+    return facts
+
+
+def _hash(path: str, look: Look, facts: Facts) -> None:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+        raise VideoError(path, "open", "not a regular file")
+    facts.size = status.st_size
+    whole, ends = hashlib.sha256(), hashlib.sha256()
+    with open(path, "rb") as file:
+        ends.update(file.read(EDGE))
+        file.seek(max(facts.size - EDGE, 0))
+        ends.update(file.read(EDGE))
+        file.seek(0)
+        while look.sha256 and (chunk := file.read(1 << 20)):
+            whole.update(chunk)
+    facts.ends, facts.sha256 = ends.hexdigest(), whole.hexdigest() if look.sha256 else ""
+
+
+def _list_frames(video: Video, facts: Facts) -> None:
+    facts.frames, facts.fps = video.num_frames, video.fps
+    facts.keys, facts.lost = len(video._index.keys), video._index.lost
+    if not (math.isfinite(video.fps) and video.fps > 0):
+        raise VideoError(video.path, "index", f"frame rate {video.fps}")
+    if video.num_frames > 1:
+        facts.gap = float(np.diff(video.times).max() * video.fps)
+
+
+def _decode(video: Video, look: Look, facts: Facts) -> None:
+    if look.decode == "none":
+        return
+    last = video.num_frames - 1
+    wanted = range(last + 1) if look.decode == "all" else sorted({0, last // 2, last})
+    facts.blank = True
+    for start in range(0, len(wanted), 8):  # few at a time: frames may be large
+        pixels = video.frames(wanted[start : start + 8]).flatten(1)
+        facts.blank = facts.blank and bool((pixels.amin(1) == pixels.amax(1)).all())
+    facts.height, facts.width = video.size
+
+
+# ------------------------------------------------------------------------------------------------ a look at all files
+
+
+class Files:
+    """What the workers run, in the form of a data set: item i is the facts about file i."""
+
+    split, epoch = "check", 0
+
+    def __init__(self, paths: Sequence[str], look: Look):
+        self.paths, self.look = paths, look
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, i: int) -> str:
+        return self.paths[i]
+
+    def __getitem__(self, i: int) -> dict:
+        return {"facts": examine(self.paths[i], self.look)}
+
+
+Progress = Callable[[Iterable, int], Iterable]
+
+
+def _silent(items: Iterable, total: int) -> Iterable:
+    return items
+
+
+def scan(paths: Sequence[str], look: Look, workers: Workers, progress: Progress = _silent) -> list[Facts]:
+    """Facts about each file, in order. `progress(items, total)` gives the items on, one for each file."""
+    if not paths:
+        return []
+    pool = Pool(Fetch(Files(paths, look), None), replace(workers, count=min(workers.count, len(paths))))
+    try:
+        loaded = pool.run([Job(0, i, [i]) for i in range(len(paths))])
+        found = [_facts(result, workers.timeout) for result in progress(loaded, len(paths))]
+    finally:
+        pool.close()
+    lost = [i for i, facts in enumerate(found) if facts.stage in ("crash", "hang")]
+    if look.decode != "bytes":  # what makes a decoder crash can still be hashed
+        hashes = scan([paths[i] for i in lost], replace(look, decode="bytes"), workers)
+        for i, facts in zip(lost, hashes, strict=True):
+            found[i] = replace(facts, stage=found[i].stage, reason=found[i].reason)
+    return found
+
+
+def _facts(loaded: Loaded, timeout: float) -> Facts:
+    if loaded.batch is not None:
+        return loaded.batch["facts"][0]
+    stage = loaded.bad[0].stage
+    hung = f"no result after {timeout:g} s: it hangs, or is long (--timeout)"
+    return Facts(stage=stage, reason=hung if stage == "hang" else "the decoder takes its process down")
+
+
+def find_equal(files: dict[str, Facts], workers: Workers) -> None:
+    """Sets `sha256` of the files that may be equal to another one: same size, same first and last 64 kB."""
+    groups = defaultdict(list)
+    for path, facts in files.items():
+        if facts.size > 0 and not facts.stage and not facts.sha256:
+            groups[facts.size, facts.ends].append(path)
+    candidates = [path for group in groups.values() if len(group) > 1 for path in group]
+    for path, facts in zip(candidates, scan(candidates, Look("bytes", sha256=True), workers), strict=True):
+        files[path].sha256 = facts.sha256
+
+
+# ------------------------------------------------------------------------------------------------------------ report
+
+
+@dataclass
+class Section:
+    """What was found out about one split. `labels` and `videos` are the statistics of its readable rows."""
+
+    split: Split
+    findings: list[Finding]
+    labels: dict
+    videos: dict
+
+    @property
+    def counts(self) -> dict[str, int]:
+        found = Counter(finding.kind for finding in self.findings)
+        return {kind: found[kind] for kind in KINDS}
+
+    @property
+    def good(self) -> list[Row]:
+        """The rows of a clean csv."""
+        bad = {finding.line for finding in self.findings if finding.kind in DROPPED}
+        return [row for row in self.split.rows if row.line not in bad]
+
+
+@dataclass
+class Report:
+    """All sections, and the facts by file."""
+
+    sections: list[Section]
+    files: dict[str, Facts]
+
+    @property
+    def clean(self) -> bool:
+        return not any(section.findings for section in self.sections)
+
+    def as_dict(self) -> dict:
+        """For json: all counts, statistics and findings."""
+        return {"clean": self.clean, "splits": {s.split.name: _section_dict(s) for s in self.sections}}
+
+
+def _section_dict(section: Section) -> dict:
+    split = section.split
+    return {
+        "csv": str(split.file) if split.file else None,
+        "root": split.root,
+        "rows": len(split.rows) + len(split.broken),
+        "files": len({split.path(row) for row in split.rows}),
+        "good_rows": len(section.good),
+        "counts": section.counts,
+        "labels": section.labels,
+        "videos": section.videos,
+        "findings": [asdict(finding) for finding in section.findings],
+    }
+
+
+def check(
+    splits: Sequence[Split],
+    look: Look,
+    workers: Workers,
+    progress: Progress = _silent,
+    manifest: Mapping[str, tuple[int, str]] | None = None,
+) -> Report:
+    """Looks at the files of all splits, each once, and compares them with `manifest` (see `read_manifest`)."""
+    paths = list(dict.fromkeys(split.path(row) for split in splits for row in split.rows))
+    files = dict(zip(paths, scan(paths, look, workers, progress), strict=True))
+    find_equal(files, workers)
+    base = base_of(splits)
+    sections = []
+    for split in splits:
+        findings = [*split.broken, *_bad_files(split, files), *_repeated(split, files)]
+        if split.training:
+            findings += _leaked(split, [s for s in splits if not s.training], files)
+        if manifest is not None:
+            findings += _changed(split, files, manifest, base)
+        findings.sort(key=lambda finding: (list(KINDS).index(finding.kind), finding.line))
+        sections.append(Section(split, findings, _label_statistics(split), _video_statistics(split, files)))
+    return Report(sections, files)
+
+
+def _bad_files(split: Split, files: Mapping[str, Facts]) -> Iterator[Finding]:
+    sides = [min(f.width, f.height) for f in map(files.get, map(split.path, split.rows)) if f.width]
+    usual = float(np.median(sides)) if sides else 0.0
+    for row in split.rows:
+        facts = files[split.path(row)]
+        if facts.size == 0:
+            yield Finding("empty", row.line, row.path, "0 bytes", "open")
+        elif facts.stage:
+            yield Finding("unreadable", row.line, row.path, facts.reason, facts.stage)
+        else:
+            if reason := _too_short(facts, split):
+                yield Finding("short", row.line, row.path, reason)
+            if reasons := _oddities(facts, usual):
+                yield Finding("odd", row.line, row.path, "; ".join(reasons))
+
+
+def _too_short(facts: Facts, split: Split) -> str:
+    """Why a video is too short, or nothing. Without a config: less than two frames or half a second."""
+    if not facts.frames:
+        return ""
+    length, clip = f"{facts.frames} frames at {facts.fps:.4g} fps", split.clip
+    if clip is None:
+        return f"{length}, {facts.seconds:.2f} s" if facts.frames < 2 or facts.seconds < 0.5 else ""
+    needed = clip.frames
+    if not split.uniform:
+        needed = int(clips.clip_length(facts.fps, frames=clip.frames, rate=clip.rate, target_fps=clip.fps))
+    return f"{length}, a clip spans {needed}" if facts.frames < needed else ""
+
+
+def _oddities(facts: Facts, usual_side: float) -> list[str]:
+    """What is wrong or slow with a video that can be read. `usual_side`: the median short side of its split."""
+    side, size = min(facts.width, facts.height), f"{facts.width}x{facts.height}"
+    tiny = 0 < side < 16
+    tests = {
+        f"{size} pixels": tiny,
+        f"{size} pixels where a short side of {usual_side:.0f} is usual": side > 0
+        and not tiny
+        and not usual_side / 4 <= side <= usual_side * 4,
+        f"{facts.frames} frames{facts.lost}": bool(facts.lost),
+        f"{facts.fps:.4g} frames per second": facts.frames > 1 and not 5 <= facts.fps <= 240,
+        f"uneven frame rate: up to {facts.gap:.1f} times the mean between two frames": facts.gap > 2.5,
+        f"every read decodes from the start: one key frame in {facts.frames}": facts.keys == 1 and facts.frames > 300,
+        "frames of one colour only": facts.blank,
+    }
+    return [reason for reason, true in tests.items() if true]
+
+
+def _identity(path: str, files: Mapping[str, Facts]) -> str:
+    """The same for files with the same contents, as far as they are known."""
+    facts = files[path]
+    return facts.sha256 if facts.sha256 and facts.size > 0 and not facts.stage else path
+
+
+def _by_video(split: Split, files: Mapping[str, Facts]) -> dict[str, list[Row]]:
+    groups = defaultdict(list)
+    for row in split.rows:
+        groups[_identity(split.path(row), files)].append(row)
+    return groups
+
+
+def _repeated(split: Split, files: Mapping[str, Facts]) -> Iterator[Finding]:
+    for first, *others in _by_video(split, files).values():
+        different = len({row.labels for row in (first, *others)}) > 1
+        if different:
+            yield Finding("conflict", first.line, first.path, _conflict(first, others[0]))
+        for row in others:
+            if different:
+                yield Finding("conflict", row.line, row.path, _conflict(row, first))
+            else:
+                what = "file" if split.path(row) == split.path(first) else "contents"
+                yield Finding("duplicate", row.line, row.path, f"same {what} as line {first.line} ({first.path})")
+
+
+def _conflict(row: Row, other: Row) -> str:
+    own, theirs = (",".join(map(str, r.labels)) for r in (row, other))
+    return f"label {own}; the same video has label {theirs} in line {other.line} ({other.path})"
+
+
+def _leaked(train: Split, others: Sequence[Split], files: Mapping[str, Facts]) -> Iterator[Finding]:
+    known = _by_video(train, files)
+    seen = set()
+    for split in others:
+        for row in split.rows:
+            for own in known.get(_identity(split.path(row), files), ()):
+                if own.line not in seen:
+                    yield Finding("leaked", own.line, own.path, f"also in {split.name}, line {row.line} ({row.path})")
+                seen.add(own.line)
+
+
+def _label_statistics(split: Split) -> dict:
+    """Rows of each class, and what they come to; empty where there are no labels."""
+    counts = Counter(label for row in split.rows for label in row.labels)
+    if not counts:
+        return {}
+    classes = split.num_classes or max(counts) + 1
+    (largest, most), *_, (smallest, fewest) = [*counts.most_common(), counts.most_common()[-1]]
+    return {
+        "classes": classes,
+        "seen": len(counts),
+        "fewest": {"class": smallest, "rows": fewest},
+        "most": {"class": largest, "rows": most},
+        "imbalance": round(most / fewest, 3),
+        "first_without_rows": list(itertools.islice((c for c in range(classes) if c not in counts), LISTED)),
+        "rows_by_class": {str(label): counts[label] for label in sorted(counts)},
+    }
+
+
+def _video_statistics(split: Split, files: Mapping[str, Facts]) -> dict:
+    """Frame rates, lengths and sizes of the files that can be read."""
+    good = [f for f in map(files.get, dict.fromkeys(map(split.path, split.rows))) if f.frames and not f.stage]
+    if not good:
+        return {}
+    sizes = Counter(f"{f.width}x{f.height}" for f in good if f.width)
+    return {
+        "fps": _spread([f.fps for f in good]),
+        "frames": _spread([f.frames for f in good]),
+        "seconds": _spread([f.seconds for f in good]),
+        "hours": round(sum(f.seconds for f in good) / 3600, 3),
+        "gigabytes": round(sum(f.size for f in good) / 1e9, 3),
+        "sizes": dict(sizes.most_common()),
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {name: round(float(of(values)), 3) for name, of in (("min", min), ("median", np.median), ("max", max))}
+
+
+# ---------------------------------------------------------------------------------------------------- text for people
+
+
+def text(report: Report) -> Iterator[str]:
+    """The lines of the report: a table of counts, the first findings of each kind, statistics. All can be printed."""
+    yield from map(printable, itertools.chain(_table(report), *map(_details, report.sections)))
+
+
+def printable(line: str) -> str:
+    """Paths and what decoders say may hold codes that a terminal obeys."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def _table(report: Report) -> Iterator[str]:
+    columns = [_section_dict(section) for section in report.sections]
+    widths = [max(len(section.split.name), 8) for section in report.sections]
+
+    def line(title: str, cells: Iterable, meaning: str = "") -> str:
+        values = "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        return f"{title:<11}{values}   {meaning}".rstrip()
+
+    yield line("", [section.split.name for section in report.sections])
+    yield line("rows", [column["rows"] for column in columns])
+    yield line("files", [column["files"] for column in columns])
+    for kind, meaning in KINDS.items():
+        yield line(kind, [column["counts"][kind] for column in columns], meaning)
+
+
+def _details(section: Section) -> Iterator[str]:
+    name = section.split.name
+    for kind, group in itertools.groupby(section.findings, key=lambda finding: finding.kind):
+        found = list(group)
+        yield f"{name}: {kind}"
+        for f in found[:LISTED]:
+            yield f"  line {f.line}: {f.path}: {f.stage}{': ' if f.stage else ''}{f.reason}"
+        if len(found) > LISTED:
+            yield f"  … and {len(found) - LISTED} more"
+    if section.labels:
+        yield f"{name}: {_labels_line(section.labels)}"
+    if section.videos:
+        yield from (f"{name}: {line}" for line in _video_lines(section.videos))
+
+
+def _labels_line(labels: Mapping) -> str:
+    fewest, most, without = labels["fewest"], labels["most"], labels["first_without_rows"]
+    line = (
+        f"labels: {labels['seen']} of {labels['classes']} classes; {fewest['rows']} (class {fewest['class']})"
+        f" to {most['rows']} (class {most['class']}) rows each, {labels['imbalance']:.4g} times as many"
+    )
+    more = ", …" if labels["classes"] - labels["seen"] > len(without) else ""
+    return f"{line}; no rows of class {', '.join(map(str, without))}{more}" if without else line
+
+
+def _video_lines(videos: Mapping) -> Iterator[str]:
+    for title, key, unit in (("frame rate", "fps", "fps"), ("length", "seconds", "s")):
+        spread = videos[key]
+        line = f"{title}: {spread['min']:.4g} to {spread['max']:.4g} {unit}, median {spread['median']:.4g}"
+        yield line + (f", {videos['hours']:.4g} hours in all" if key == "seconds" else "")
+    total = sum(videos["sizes"].values())
+    if total:
+        usual = [f"{size} ({100 * n / total:.0f} %)" for size, n in itertools.islice(videos["sizes"].items(), 5)]
+        more = len(videos["sizes"]) - len(usual)
+        yield f"size: {', '.join(usual)}{f' and {more} others' if more else ''}; {videos['gigabytes']:.4g} GB in all"
+
+
+# ------------------------------------------------------------------------------------------------- clean csv, manifest
+
+
+def write_clean(section: Section, file: Path) -> int:
+    """Writes the good rows, as they stand in the original, to a new file; returns how many there are."""
+    if not section.good:
+        raise UserError(f"{section.split.name}: no row is good; {file} is not written")
+    with refuse_existing(file), open(file, "x", encoding="utf-8") as out:
+        out.writelines(row.text + "\n" for row in section.good)
+    return len(section.good)

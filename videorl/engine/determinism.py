@@ -1,0 +1,37 @@
+"""How far the same command gives the same numbers: key DETERMINISM.
+
+off: the fastest kernels. data: the same data, augmentation and random numbers (always so), kernels free to differ in the last
+bits on a GPU. full: deterministic kernels only, and a check on the first step that two runs of it agree in every bit.
+"""
+
+import logging
+import os
+
+import torch
+
+from videorl.engine.step import unwrap
+from videorl.registry import UserError
+
+log = logging.getLogger("videorl")
+
+
+def set_level(level: str) -> None:
+    """Sets torch's switches for `level`. Raises `UserError` for an unknown one."""
+    if level not in ("off", "data", "full"):
+        raise UserError(f"DETERMINISM {level!r}: expected off, data or full")
+    torch.backends.cudnn.benchmark = level == "off"
+    torch.backends.cudnn.deterministic = level == "full"
+    if level == "full":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(level == "full", warn_only=True)
+
+
+def differing_parameters(model: torch.nn.Module, gradients) -> list[str]:
+    """Names of parameters whose gradient is not the same, bit for bit, when `gradients()` computes it twice."""
+    plain, found = unwrap(model), []
+    for _ in range(2):
+        model.zero_grad(set_to_none=True)
+        gradients()
+        found.append({n: p.grad.clone() for n, p in plain.named_parameters() if p.grad is not None})
+    model.zero_grad(set_to_none=True)
+    return [name for name, gradient in found[0].items() if not torch.equal(gradient, found[1][name])]

@@ -1,0 +1,166 @@
+"""What a training run is made of and where it stands: all that a checkpoint must hold to go on exactly."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from videorl import checkpoint, config, dist
+from videorl.engine import build, optim
+from videorl.engine.objective import Objective
+from videorl.engine.step import Precision, unwrap
+from videorl.registry import UserError
+
+log = logging.getLogger("videorl")
+
+NEEDED = {"epoch", "model_state", "optimizer_state", "scaler_state", "objective_state", "step_in_epoch", "data", "step_size"}
+
+
+@dataclass
+class State:
+    """Model, objective, optimizer, precision and moving average, and the position: epochs done, steps into the next.
+
+    There is no random state: every random number follows from (RNG_SEED, epoch or step, sample or chunk).
+    """
+
+    cfg: object
+    model: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    ema: object
+    data: build.TrainData
+    epoch: int = 0
+    step_in_epoch: int = 0
+    best: float = float("-inf")
+
+    @classmethod
+    def build(cls, cfg) -> "State":
+        data = build.train_data(cfg)
+        plain = build.model(cfg)
+        objective = build.objective(cfg)
+        optimizer = optim.build_optimizer(cfg, plain, objective)
+        return cls(
+            cfg, build.parallel(cfg, plain), objective, optimizer, build.precision(cfg), _moving_average(cfg, plain), data
+        )
+
+    @property
+    def steps_done(self) -> int:
+        return self.epoch * self.data.steps + self.step_in_epoch
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model that evaluations use: the moving average where there is one."""
+        return self.ema.module if self.ema is not None else unwrap(self.model)
+
+    # ------------------------------------------------------------------------------------------------------- content
+
+    def weights(self) -> dict:
+        """What testing needs, under PySlowFast's names."""
+        return {
+            "epoch": self.epoch - 1,  # the last finished one, counted from 0, as in PySlowFast
+            "model_state": unwrap(self.model).state_dict(),
+            "ema_state": self.ema.module.state_dict() if self.ema is not None else None,
+            "classes": list(getattr(self.data.dataset, "classes", ())),
+            "cfg": config.dump(self.cfg),
+        }
+
+    def content(self) -> dict:
+        """Everything a run needs to go on exactly."""
+        return {
+            **self.weights(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "scaler_state": self.precision.scaler.state_dict(),
+            "objective_state": self.objective.state_dict(),
+            "step_in_epoch": self.step_in_epoch,
+            "steps_done": self.steps_done,
+            "best": self.best,
+            "step_size": self.data.plan.step_size,
+            "world_size": dist.world_size(),
+            "threads": torch.get_num_threads(),
+            "data": self.data.dataset.fingerprint,
+        }
+
+    # ------------------------------------------------------------------------------------------------------- restoring
+
+    def resume(self) -> None:
+        """Goes on from the newest checkpoint in OUTPUT_DIR, or starts from TRAIN.CHECKPOINT_FILE_PATH."""
+        node, folder = self.cfg.TRAIN, Path(self.cfg.OUTPUT_DIR) / "checkpoints"
+        file = dist.on_main(lambda: _newest(folder) if node.AUTO_RESUME else None)
+        if file is not None:
+            self.restore(checkpoint.read(file), file)
+        elif node.CHECKPOINT_FILE_PATH:
+            file = Path(node.CHECKPOINT_FILE_PATH)
+            state = checkpoint.read(file)
+            if node.CHECKPOINT_EPOCH_RESET:
+                checkpoint.load_weights(unwrap(self.model), state.get("model_state", state), str(file))
+            else:
+                self.restore(state, file)
+        if self.ema is not None and self.steps_done == 0:
+            self.ema.set(unwrap(self.model))
+
+    def restore(self, state: dict, file: Path) -> None:
+        """Raises `UserError` where `state` is not of a run like this one; logs what differs without harm."""
+        self._check_same_run(state, file)
+        checkpoint.load_weights(unwrap(self.model), state["model_state"], str(file), least=1.0)
+        self.optimizer.load_state_dict(state["optimizer_state"])
+        self.precision.scaler.load_state_dict(state["scaler_state"])
+        self.objective.load_state_dict(state["objective_state"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema_state"] or state["model_state"])
+        self.epoch, self.step_in_epoch, self.best = state["epoch"] + 1, state["step_in_epoch"], state["best"]
+        log.info("resumed from %s: %d epochs and %d steps done", file, self.epoch, self.step_in_epoch)
+
+    def _check_same_run(self, state: dict, file: Path) -> None:
+        if missing := NEEDED - state.keys():
+            raise UserError(
+                f"{file} holds no run to resume ({', '.join(sorted(missing))} missing);"
+                " set TRAIN.CHECKPOINT_EPOCH_RESET True to take its weights alone"
+            )
+        data = self.data.dataset.fingerprint
+        if state["data"] != data:
+            raise UserError(
+                f"{file} was trained on other data (fingerprint {state['data']}, now {data}): the csv has changed;"
+                " restore it, or start in another OUTPUT_DIR"
+            )
+        if state["step_size"] != self.data.plan.step_size:
+            raise UserError(
+                f"{file} has {state['step_size']} videos a step, this run {self.data.plan.step_size};"
+                " set TRAIN.BATCH_SIZE or GRAD_ACCU_NUM_BATCH so that they agree"
+            )
+        self._say_what_differs(state)
+
+    def _say_what_differs(self, state: dict) -> None:
+        if state["world_size"] != dist.world_size():
+            log.warning(
+                "resuming a run of %d processes with %d: data order and augmentation stay exact, dropout masks and the"
+                " order of float sums do not",
+                state["world_size"],
+                dist.world_size(),
+            )
+        if state["threads"] != torch.get_num_threads():
+            log.warning(
+                "resuming with %d threads instead of %d: the last bits of the numbers will differ",
+                torch.get_num_threads(),
+                state["threads"],
+            )
+        before, now = config.flat(yaml.safe_load(state["cfg"])), config.flat(self.cfg)
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                log.warning("resuming with another setting: %s was %s, is %s", key, before.get(key), now.get(key))
+
+
+def _newest(folder: Path) -> Path | None:
+    checkpoint.sweep(folder)
+    return checkpoint.newest(folder)
+
+
+def _moving_average(cfg, model: nn.Module):
+    if not cfg.EMA.ENABLED:
+        return None
+    from timm.utils import ModelEmaV3
+
+    return ModelEmaV3(model, decay=cfg.EMA.DECAY)
