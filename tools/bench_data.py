@@ -1,10 +1,10 @@
-"""CPU time of one training sample on one thread: the published order of operations beside this project's.
+"""Clips per second and CPU seconds of a config's training samples: decoding, transforms, collating, the whole loader.
 
-    python tools/bench_data.py --video clip.mp4 --baseline published
+    python tools/bench_data.py --cfg configs/Kinetics/MVITv2_B_32x3.yaml --baseline published DATA.PATH_TO_DATA_DIR …
 
-A sample is a clip of `--frames` frames `--rate` apart, decoded once and augmented `--copies` times. Published
-(MultiTrain, PySlowFast): decord decodes every frame of the span; PIL RandAugment on whole frames; float, normalised;
-random resized crop, flip, erasing. Both get the same clips, crops and operations. Prints JSON: CPU seconds per sample.
+For each decoding backend, on one thread. `--baseline published` adds, in the same run, the order of operations of
+MultiTrain and PySlowFast: decord decodes every frame of the span; PIL RandAugment on whole frames; float, normalised;
+random resized crop, flip, erasing. Both get the same clips, crops and operations. Prints JSON.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -22,16 +23,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from videorl import config, dist
 from videorl.data import clips
+from videorl.data.loader import Job, collate
 from videorl.data.randaug import RandAugment
 from videorl.data.transforms import TrainTransform, random_resized_crop
-from videorl.data.video import VideoError, open_video
+from videorl.data.video import open_video
+from videorl.engine import build
 from videorl.registry import UserError
-from videorl.spec import Augment
-
-AUGMENT = Augment(
-    area=(0.08, 1.0), aspect=(0.75, 1.3333), rand_augment="rand-m7-n4-mstd0.5-inc1", erase_prob=0.25, copies=2
-)  # configs/Multi_dataset and the MViTv2 recipes of PySlowFast
+from videorl.spec import Spec
 
 
 class Stopwatch:
@@ -45,21 +45,22 @@ class Stopwatch:
         return self.last - before
 
 
-def published_sample(path: Path, rng, *, frames: int, rate: int, size: int, copies: int) -> dict[str, float]:
+def published_sample(path: str, rng, spec: Spec, backend: str) -> dict[str, float]:
     """Seconds of a sample in the published order of operations, with the libraries that it used."""
     from decord import VideoReader
     from timm.data.random_erasing import RandomErasing
 
-    erasing = RandomErasing(AUGMENT.erase_prob, mode="pixel", max_count=1, device="cpu")
-    policy = RandAugment(AUGMENT.rand_augment, AUGMENT.interpolation)
+    clip_spec, augment, size = spec.clip, spec.augment, spec.clip.train_size
+    erasing = RandomErasing(augment.erase_prob, mode="pixel", max_count=1, device="cpu")
+    policy = RandAugment(augment.rand_augment, augment.interpolation)
     seconds = Stopwatch()
-    reader = VideoReader(str(path), num_threads=1)
-    picked = clips.dense_train(len(reader), reader.get_avg_fps(), frames=frames, rate=rate, rng=rng)
+    reader = VideoReader(path, num_threads=1)
+    picked = clips.dense_train(len(reader), reader.get_avg_fps(), frames=clip_spec.frames, rate=clip_spec.rate, rng=rng)
     span = reader.get_batch(range(picked[0], picked[-1] + 1)).asnumpy()
     decoded = torch.from_numpy(span)[picked - picked[0]]  # [T, H, W, 3]
     decode = seconds()
-    for draws in rng.spawn(copies):
-        window = random_resized_crop(*decoded.shape[1:3], size, AUGMENT.area, AUGMENT.aspect, draws)
+    for draws in rng.spawn(augment.copies):
+        window = random_resized_crop(*decoded.shape[1:3], size, augment.area, augment.aspect, draws)
         images = [Image.fromarray(frame) for frame in decoded.numpy()]
         for operation in policy.draw(draws):
             images = [operation(image) for image in images]
@@ -74,58 +75,81 @@ def published_sample(path: Path, rng, *, frames: int, rate: int, size: int, copi
     return {"decode": decode, "transform": seconds()}
 
 
-def our_sample(path: Path, rng, *, frames: int, rate: int, size: int, copies: int) -> dict[str, float]:
-    """Seconds of the same sample here. It ends as uint8 [3, T, S, S]; the device makes it float and normalises it."""
-    transform = TrainTransform(AUGMENT, size)
+def our_sample(path: str, rng, spec: Spec, backend: str) -> dict[str, float]:
+    """Seconds of the same sample here. It ends as uint8; the device makes it float and normalises it."""
+    clip_spec = spec.clip
+    transform = TrainTransform(spec.augment, clip_spec.train_size, clip_spec.mean, clip_spec.std)
     seconds = Stopwatch()
-    with open_video(path) as video:
-        picked = clips.dense_train(video.num_frames, video.fps, frames=frames, rate=rate, rng=rng)
+    with open_video(path, backend) as video:
+        picked = clips.dense_train(video.num_frames, video.fps, frames=clip_spec.frames, rate=clip_spec.rate, rng=rng)
         decoded = video.frames(picked)
     decode = seconds()
-    for draws in rng.spawn(copies):
-        transform(decoded, draws).permute(1, 0, 2, 3).contiguous()
-    return {"decode": decode, "transform": seconds()}
+    copies = [{"video": transform(decoded, draws)} for draws in rng.spawn(spec.augment.copies)]
+    transformed = seconds()
+    collate(copies)
+    return {"decode": decode, "transform": transformed, "collate": seconds()}
 
 
-def mean_seconds(sample, path: Path, samples: int, **settings) -> dict[str, float]:
-    """Mean over samples drawn from seeds 0, 1, ...; one more before them warms caches and imports."""
-    rows = [sample(path, np.random.default_rng(max(seed, 0)), **settings) for seed in range(-1, samples)][1:]
-    parts = {part: sum(row[part] for row in rows) / samples for part in rows[0]}
-    return {part: round(value, 4) for part, value in {**parts, "total": sum(parts.values())}.items()}
+def mean_seconds(sample, paths: list[str], samples: int, spec: Spec, backend: str = "") -> dict[str, float]:
+    """Mean over samples drawn from seeds 0, 1, …; one more before them warms caches and imports."""
+    rows = [sample(paths[max(k, 0) % len(paths)], np.random.default_rng(max(k, 0)), spec, backend) for k in range(-1, samples)]
+    parts = {part: sum(row[part] for row in rows[1:]) / samples for part in rows[0]}
+    total = sum(parts.values())
+    rounded = {part: round(value, 4) for part, value in {**parts, "total": total}.items()}
+    return {**rounded, "clips_per_second": round(spec.augment.copies / total, 2)}
+
+
+def loader_rate(cfg, data, samples: int) -> dict[str, float]:
+    """Clips per second of wall time that the loader delivers with NUM_WORKERS workers; the first batch is not counted."""
+    loader = build.loader(cfg, data, "bench")
+    size = min(cfg.TRAIN.BATCH_SIZE, len(data), max(1, samples // 4))
+    batches = [[(k * size + i) % len(data) for i in range(size)] for k in range(max(2, samples // size) + 1)]
+    count, began = 0, time.perf_counter()
+    for number, batch in enumerate(loader.run([Job(0, k, ids) for k, ids in enumerate(batches)])):
+        if number == 0:
+            began = time.perf_counter()
+        else:
+            count += len(batch["index"])
+    rate = count / (time.perf_counter() - began)
+    loader.close()
+    return {"workers": cfg.DATA_LOADER.NUM_WORKERS, "clips_per_second": round(rate, 2)}
+
+
+def measure(cfg, backends: list[str], baseline: str, samples: int) -> dict:
+    """Everything that is printed; `ratio` is ours / published, in CPU seconds."""
+    spec, data = config.spec(cfg), build.dataset(cfg, cfg.TRAIN.DATASET, "train")
+    paths = [data.path(i) for i in range(len(data))]
+    clip, copies = spec.clip, spec.augment.copies
+    result = {
+        "clip": {"frames": clip.frames, "rate": clip.rate, "size": clip.train_size, "copies": copies},
+        "samples": samples,
+        "cpu_seconds_per_sample": {b: mean_seconds(our_sample, paths, samples, spec, b) for b in backends},
+        "loader": loader_rate(cfg, data, samples),
+    }
+    if baseline == "published":
+        if importlib.util.find_spec("decord") is None:
+            raise UserError("--baseline published: expected decord, not installed; pip install decord")
+        if not (spec.augment.area and spec.augment.rand_augment):
+            raise UserError("--baseline published needs a config with random resized crop and RandAugment (AUG.ENABLE)")
+        published = mean_seconds(published_sample, paths, samples, spec)
+        result["published"] = published
+        ours = result["cpu_seconds_per_sample"]
+        result["ratio"] = {b: round(ours[b]["total"] / published["total"], 3) for b in backends}
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--video", type=Path, required=True, nargs="+", help="video files")
-    parser.add_argument("--baseline", choices=["published", "none"], default="published")
-    for name, value in {"frames": 32, "rate": 3, "size": 224, "copies": AUGMENT.copies, "samples": 20}.items():
-        parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
-    args = parser.parse_args()
+    parser.add_argument("--cfg", required=True)
+    parser.add_argument("--backends", default="auto", help="auto, or some of pyav,torchcodec,decord")
+    parser.add_argument("--baseline", choices=["published", "none"], default="none")
+    parser.add_argument("--samples", type=int, default=20, help="default 20")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
+    args = parser.parse_intermixed_args()
     torch.set_num_threads(1)
-    settings = {name: getattr(args, name) for name in ("frames", "rate", "size", "copies")}
-    try:
-        for path in args.video:
-            print(json.dumps(compare(path, args.baseline, args.samples, settings)), flush=True)
-    except (UserError, VideoError) as error:
-        sys.exit(f"bench_data: {error}")
-
-
-def compare(path: Path, baseline: str, samples: int, settings: dict) -> dict:
-    """One line of output: the settings, CPU seconds per sample for both, and ours / published."""
-    result = {
-        "video": path.name,
-        "samples": samples,
-        **settings,
-        "ours": mean_seconds(our_sample, path, samples, **settings),
-    }
-    if baseline == "published":
-        if importlib.util.find_spec("decord") is None:
-            raise UserError(
-                "--baseline published: expected decord, not installed; pip install decord, or --baseline none"
-            )
-        result["published"] = mean_seconds(published_sample, path, samples, **settings)
-        result["ratio"] = round(result["ours"]["total"] / result["published"]["total"], 3)
-    return result
+    with dist.exit_codes():
+        cfg = config.load([args.cfg], args.overrides)
+        print(json.dumps(measure(cfg, args.backends.split(","), args.baseline, args.samples), indent=1))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Checkpoint files: PySlowFast's `.pyth` layout, written atomically, verified on reading.
 
-Beside `checkpoint_epoch_00003.pyth` stands `checkpoint_epoch_00003.json` with its SHA-256: the commit mark, written last.
-A file without it was not finished (or comes from elsewhere) and is not resumed from; one whose hash differs is damaged.
+Beside `checkpoint_epoch_00003.pyth` stands `checkpoint_epoch_00003.json` with its SHA-256: the commit mark, put there
+last. A file without it was not finished (or comes from elsewhere) and is not resumed from; one whose hash differs is
+damaged.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,14 +26,19 @@ log = logging.getLogger("videorl")
 NAME = re.compile(r"^checkpoint_epoch_(\d{5})(?:_step_(\d{7}))?\.pyth$")
 BEST = "best.pyth"
 
-# What published files hold beside tensors and plain values: argparse namespaces, numpy scalars and arrays.
+# What published files hold beside tensors and plain values: argparse namespaces, numpy scalars and arrays of numbers
+# (written by numpy 1, which had other module names, or 2).
+NUMBERS = "Bool UInt8 UInt16 UInt32 UInt64 Int8 Int16 Int32 Int64 Float16 Float32 Float64".split()
 SAFE = [
     argparse.Namespace,
     np.ndarray,
     np.dtype,
-    np._core.multiarray._reconstruct,
-    np._core.multiarray.scalar,
-    *(getattr(np.dtypes, name) for name in ("Float64DType", "Float32DType", "Int64DType", "Int32DType", "BoolDType")),
+    *(
+        (getattr(np._core.multiarray, name), f"numpy.{package}.multiarray.{name}")
+        for name in ("_reconstruct", "scalar")
+        for package in ("core", "_core")
+    ),
+    *(getattr(np.dtypes, f"{name}DType") for name in NUMBERS),
 ]
 
 
@@ -46,20 +53,24 @@ def save(file: Path, state: dict, note: dict | None = None) -> None:
     `note` is added to the json beside it. Raises `OSError` (disk full, no permission); nothing is left behind then.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
     mark = file.with_suffix(".json")
+    temporary, temporary_mark = file.with_suffix(".tmp"), file.with_suffix(".json.tmp")
     try:
         with temporary.open("wb") as out:
             hashing = _Hashing(out)
-            torch.save(state, hashing)
-            out.flush()
-            os.fsync(out.fileno())
+            _serialise(state, hashing)
+            _sync(out)
+        content = {"sha256": hashing.digest.hexdigest(), "bytes": hashing.size, **(note or {})}
+        with temporary_mark.open("wb") as out:
+            out.write(json.dumps(content).encode())
+            _sync(out)
         mark.unlink(missing_ok=True)
         os.replace(temporary, file)
-        content = {"sha256": hashing.digest.hexdigest(), "bytes": hashing.size, **(note or {})}
-        _write_small(mark, json.dumps(content))
+        _sync_folder(file.parent)
+        os.replace(temporary_mark, mark)
     finally:
         temporary.unlink(missing_ok=True)
+        temporary_mark.unlink(missing_ok=True)
     _sync_folder(file.parent)
 
 
@@ -68,26 +79,32 @@ class _Hashing:
 
     def __init__(self, file):
         self.file, self.digest, self.size = file, hashlib.sha256(), 0
+        self.failure: OSError | None = None
 
     def write(self, data) -> int:
         self.digest.update(data)
         self.size += len(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
 
 
-def _write_small(file: Path, text: str) -> None:
-    temporary = file.with_suffix(".json.tmp")
+def _serialise(state: dict, out: _Hashing) -> None:
     try:
-        with temporary.open("w") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+        torch.save(state, out)
+    except RuntimeError as error:
+        # torch's zip writer fails once more while it closes, and hides that the disk is full.
+        raise out.failure or error from None
+
+
+def _sync(out) -> None:
+    out.flush()
+    os.fsync(out.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -122,13 +139,14 @@ def read(file: Path) -> dict:
 
 def _reason(file: Path, error: Exception) -> str:
     """Names what is not allowed in the file; torch's own hint to load it unsafely is kept back."""
-    with contextlib.suppress(Exception):
+    unsafe = re.findall(r"GLOBAL (\S+)", str(error))  # of the old format, which the next call cannot read
+    with contextlib.suppress(Exception), torch.serialization.safe_globals(SAFE):
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-        if unsafe:
-            return (
-                f"it holds objects that could run code ({', '.join(unsafe[:3])}); re-save its weights as plain tensors"
-            )
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"
+    if unsafe:
+        return f"it holds objects that could run code ({', '.join(unsafe[:3])}); re-save its weights as plain tensors"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no file of tensors and plain values; re-save its weights with torch.save"
+    return f"{type(error).__name__} {str(error).partition(chr(10))[0][:150]}".strip()
 
 
 def damage(file: Path) -> str:
@@ -143,25 +161,23 @@ def damage(file: Path) -> str:
         return f"{mark.name} is not readable"
     if file.stat().st_size != size:
         return f"{file.stat().st_size} bytes where {size} were written"
-    with file.open("rb") as data:
-        if (
-            hashlib.file_digest(data, "sha256").hexdigest() != sha
-            if hasattr(hashlib, "file_digest")
-            else _sha256(data) != sha
-        ):
-            return "its SHA-256 differs from the one written"
-    return ""
+    return "" if _sha256(file) == sha else "its SHA-256 differs from the one written"
 
 
-def _sha256(data) -> str:
+def _sha256(file: Path) -> str:
     digest = hashlib.sha256()
-    while block := data.read(1 << 20):
-        digest.update(block)
+    with file.open("rb") as data:
+        while block := data.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest committed and undamaged checkpoint of a run; says which newer ones it passed over, and why."""
+    """The newest committed and undamaged checkpoint of a run; says which newer ones it passed over, and why.
+
+    Raises `UserError` where all that were committed are damaged: to start over is for the user to decide.
+    """
+    damaged = []
     for file in _newest_first(folder):
         if not file.with_suffix(".json").is_file():
             log.warning(
@@ -171,8 +187,14 @@ def newest(folder: Path) -> Path | None:
             )
         elif reason := damage(file):
             log.warning("%s is damaged (%s); trying the one before", file, reason)
+            damaged.append(file)
         else:
             return file
+    if damaged:
+        raise UserError(
+            f"every checkpoint in {folder} is damaged ({len(damaged)}); check the disk, then name another OUTPUT_DIR"
+            " or delete them to start over"
+        )
     return None
 
 
@@ -192,8 +214,12 @@ def sweep(folder: Path) -> None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Deletes all but the `keep` newest committed checkpoints (0: none is deleted), the commit mark first."""
+    """Deletes all but the `keep` last written committed checkpoints (0: none is deleted), the commit mark first.
+
+    What counts is when they were written: a damaged one of a later epoch, which the run went on without, goes first.
+    """
     committed = [f for f in _newest_first(folder) if f.with_suffix(".json").is_file()]
+    committed.sort(key=lambda f: f.with_suffix(".json").stat().st_mtime_ns, reverse=True)
     for file in committed[keep:] if keep else []:
         file.with_suffix(".json").unlink(missing_ok=True)
         file.unlink(missing_ok=True)
@@ -202,12 +228,16 @@ def prune(folder: Path, keep: int) -> None:
 # ---------------------------------------------------------------------------------------------------- loading weights
 
 
-def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: str, least: float = 0.95) -> None:
+def load_weights(
+    model: torch.nn.Module, weights: dict[str, torch.Tensor], source: str, least: float = 0.95, exact: bool = False
+) -> None:
     """Copies `weights` into `model` by name and shape and logs an audit.
 
-    Raises `UserError` when less than the part `least` of the model's parameters was found.
+    Raises `UserError` when less than the part `least` of the model's parameters was found, or, if `exact`, when the
+    names or shapes differ in any way.
     """
     own = model.state_dict()
+    weights = {k: v for k, v in weights.items() if isinstance(v, torch.Tensor)}
     fits = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
     reshaped = [
         f"{k} {tuple(weights[k].shape)} for {tuple(own[k].shape)}" for k in own if k in weights and k not in fits
@@ -219,7 +249,9 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], sourc
     audit = f"{source}: {100 * part:.1f} % of the model's numbers loaded ({len(fits)} of {len(own)} tensors)"
     for what, names in (("of another shape", reshaped), ("missing", missing), ("not used", unexpected)):
         if names:
-            audit += f"; {len(names)} {what}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+            audit += f"; {len(names)} {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+    if exact and len(fits) < len({*own, *weights}):
+        raise UserError(f"{audit}; expected just this model's: is it a checkpoint of this model and these classes?")
     if part < least:
         raise UserError(
             f"{audit}; expected at least {100 * least:.0f} %: is it a checkpoint of this model and these classes?"

@@ -114,7 +114,7 @@ def build_tree(settings: Iterable[Setting]) -> CfgNode:
             entries.setdefault(setting.path[: 1 + (head in MAPS)], []).append(setting)
         elif head in MAPS and setting.value != {}:
             raise _not_a_value(setting)
-        elif setting.value != {}:
+        elif head not in MAPS and not (setting.value == {} and _is_node(setting.path, schema)):
             _put(cfg, setting.path, _checked(setting, schema))
     for path, given in entries.items():
         _put(cfg, path, _entry_node(path, given))
@@ -126,11 +126,15 @@ def _checked(setting: Setting, schema: Mapping[tuple[str, ...], Key]) -> object:
     if key is not None:
         return convert(setting.value, key.type, ".".join(setting.path), setting.where)
     name = ".".join(setting.path)
-    if any(path[: len(setting.path)] == setting.path for path in schema):
+    if _is_node(setting.path, schema):
         raise _not_a_value(setting)
     known = [".".join(path) for path in schema]
     hint = did_you_mean(name, known) or did_you_mean(setting.path[-1], {path[-1] for path in schema})
     raise UserError(f"{setting.where}: unknown key {name}{hint}")
+
+
+def _is_node(path: tuple[str, ...], schema) -> bool:
+    return any(key[: len(path)] == path and len(key) > len(path) for key in schema)
 
 
 def _not_a_value(setting: Setting) -> UserError:
@@ -234,7 +238,7 @@ def _parse(file: Path) -> list[Setting]:
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
-        if root is None:
+        if root is None or root.tag == "tag:yaml.org,2002:null":
             return []
         if not isinstance(root, yaml.MappingNode):
             raise UserError(f"{file}: expected `KEY: value` lines, found a {root.id}")
@@ -254,10 +258,10 @@ def _leaves(loader, node, path, file):
     line = node.start_mark.line + 1
     if node.tag != loader.DEFAULT_MAPPING_TAG:
         raise UserError(f"{file}:{line}: the YAML tag {node.tag} is not read; write plain keys and values")
-    if not node.value and path:
-        yield Setting(path, {}, str(file), line)
     _tell_doubles(node, path, file)
     loader.flatten_mapping(node)
+    if not node.value and path:
+        yield Setting(path, {}, str(file), line)
     last = {str(loader.construct_object(key_node)): (key_node, value_node) for key_node, value_node in node.value}
     for name, (key_node, value_node) in last.items():
         key = (*path, name)

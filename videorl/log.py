@@ -7,6 +7,7 @@ import datetime
 import json
 import logging
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,13 +20,28 @@ def setup(folder: Path | None, main: bool) -> None:
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO if main else logging.WARNING)
-    console = logging.StreamHandler(sys.stdout)
-    handlers: list[logging.Handler] = [console]
+    _add(logging.StreamHandler(sys.stdout))
     if main and folder is not None:
-        handlers.append(logging.FileHandler(folder / "stdout.log"))
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%m-%d %H:%M:%S"))
-        log.addHandler(handler)
+        try:
+            _add(_File(folder / "stdout.log"))
+        except OSError as error:
+            log.warning("stdout.log cannot be written (%s); the run goes on without", error)
+
+
+def _add(handler: logging.Handler) -> None:
+    handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%m-%d %H:%M:%S"))
+    log.addHandler(handler)
+
+
+class _File(logging.FileHandler):
+    """A log file. Python would print a traceback for each line that cannot be written."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.told:
+            self.told = True
+            log.warning("stdout.log cannot be written (%s); the run goes on without", sys.exc_info()[1])
 
 
 class Metrics:
@@ -60,8 +76,7 @@ class Metrics:
     def forget_after(self, step: int) -> None:
         """Drops lines of steps that a resumed run will do again."""
         if self.file.exists():
-            kept = [line for line in self.file.read_text().splitlines() if _step_of(line) <= step]
-            self.file.write_text("".join(line + "\n" for line in kept))
+            self._guarded(self.file.name, lambda: _keep_until(self.file, step))
 
     def _append(self, file: Path, line: str) -> None:
         self._guarded(file.name, lambda: _write_line(file, line))
@@ -93,9 +108,17 @@ def _write_line(file: Path, line: str) -> None:
         out.write(line + "\n")
 
 
+def _keep_until(file: Path, step: int) -> None:
+    """Broken lines, which a killed run leaves, go too."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in lines if _step_of(line) <= step), encoding="utf-8")
+    os.replace(temporary, file)
+
+
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 

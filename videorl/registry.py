@@ -151,4 +151,7 @@ def import_project(folder: Path) -> None:
     if root not in sys.path:
         sys.path.insert(0, root)
     for file in sorted(folder.glob("*.py")):
-        importlib.import_module(f"{folder.parent.name}.{folder.name}.{file.stem}")
+        name = f"{folder.parent.name}.{folder.name}.{file.stem}".removesuffix(".__init__")
+        found = importlib.import_module(name).__file__
+        if Path(found).resolve() != file:
+            raise UserError(f"{file}: {name} was already read from {found}; rename one of the folders")

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.faults.warm import Warm
+
 ROOT = Path(__file__).parents[2]
 CONFIG = Path(__file__).parent / "projects/faulty/faulty.yaml"
 
@@ -56,6 +58,11 @@ def own_world(tmp_path) -> Path:
     return folder
 
 
+def _popen(command: list[str], env: dict[str, str], cwd: Path) -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=env, cwd=cwd, start_new_session=True, **pipes)
+
+
 class Run:
     """One `run_net.py` (or torchrun of it) as a subprocess in its own process group."""
 
@@ -75,15 +82,8 @@ class Run:
             **(env or {}),
         }
         self.began = time.monotonic()
-        self.process = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            cwd=ROOT,
-        )
+        # torchrun starts its workers itself; anything else is forked from a process that has imported torch.
+        self.process = (_popen if launcher else Warm)(command, environment, ROOT)
 
     def wait(self, limit: float = 90.0) -> "Run":
         """Waits; a run that is not done by `limit` seconds is killed, and the test fails."""

@@ -1,7 +1,7 @@
-"""Looks at every file of a data set once: what cannot be read, what is odd, what stands there twice, what has changed.
+"""Looks at every file of a data set once: what cannot be read, what is odd, what is there twice, what has changed.
 
-`read_csv` or `read_split` gives the rows of a split, broken ones aside; `scan` looks at files in worker processes, where
-a decoder that crashes or hangs costs its file only; `check` puts both together into a `Report`.
+`read_csv` or `read_split` gives the rows of a split, broken ones aside; `scan` looks at files in worker processes, so
+that a decoder that crashes or hangs costs its file only; `check` makes a `Report` of both.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ import numpy as np
 from videorl.data import clips
 from videorl.data.labelled import Labelled, check_root, parse_line, read_lines
 from videorl.data.loader import Fetch, Job, Loaded, Pool, Workers
-from videorl.data.video import Video, VideoError, open_video
+from videorl.data.video import Video, VideoError, _resolve, open_video
 from videorl.registry import Entry, UserError
 from videorl.spec import Clip, Reading, Spec
 
@@ -125,7 +125,7 @@ def read_split(entry: Entry, spec: Spec, name: str, values: Mapping[str, object]
         split.num_classes, split.uniform = values["NUM_CLASSES"], entry.build.uniform
     else:
         data = entry(spec, name, values=values)
-        split = Split(name, None, "", [Row(i + 1, data.path(i), (), "") for i in range(len(data))])
+        split = Split(name, None, os.sep, [Row(i + 1, data.path(i), (), "") for i in range(len(data))])
     split.clip, split.training = spec.clip, name == "train"
     return split
 
@@ -231,6 +231,11 @@ class Files:
 
     def __init__(self, paths: Sequence[str], look: Look):
         self.paths, self.look = paths, look
+        if look.decode != "bytes":
+            _resolve(look.reading.backend)  # imports the decoder now: its seconds would count as those of a file
+
+    def __reduce__(self):
+        return Files, (self.paths, self.look)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -426,14 +431,12 @@ def _by_video(split: Split, files: Mapping[str, Facts]) -> dict[str, list[Row]]:
 
 
 def _repeated(split: Split, files: Mapping[str, Facts]) -> Iterator[Finding]:
-    for first, *others in _by_video(split, files).values():
-        different = len({row.labels for row in (first, *others)}) > 1
-        if different:
-            yield Finding("conflict", first.line, first.path, _conflict(first, others[0]))
-        for row in others:
-            if different:
-                yield Finding("conflict", row.line, row.path, _conflict(row, first))
-            else:
+    for rows in _by_video(split, files).values():
+        first = rows[0]
+        for row in rows:
+            if other := next((r for r in rows if r.labels != row.labels), None):
+                yield Finding("conflict", row.line, row.path, _conflict(row, other))
+            elif row is not first:
                 what = "file" if split.path(row) == split.path(first) else "contents"
                 yield Finding("duplicate", row.line, row.path, f"same {what} as line {first.line} ({first.path})")
 
@@ -539,7 +542,7 @@ def _labels_line(labels: Mapping) -> str:
     fewest, most, without = labels["fewest"], labels["most"], labels["first_without_rows"]
     line = (
         f"labels: {labels['seen']} of {labels['classes']} classes; {fewest['rows']} (class {fewest['class']})"
-        f" to {most['rows']} (class {most['class']}) rows each, {labels['imbalance']:.4g} times as many"
+        f" to {most['rows']} (class {most['class']}) rows each, imbalance {labels['imbalance']:.4g}"
     )
     more = ", …" if labels["classes"] - labels["seen"] > len(without) else ""
     return f"{line}; no rows of class {', '.join(map(str, without))}{more}" if without else line
@@ -560,10 +563,67 @@ def _video_lines(videos: Mapping) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------- clean csv, manifest
 
 
+def refuse_existing(file: Path) -> None:
+    """Raises `UserError` if there is such a file: nothing is overwritten."""
+    if os.path.lexists(file):
+        raise UserError(f"{file} exists and is not overwritten; remove it or give another name")
+
+
 def write_clean(section: Section, file: Path) -> int:
-    """Writes the good rows, as they stand in the original, to a new file; returns how many there are."""
+    """Writes the good rows, as they stand in the original, to a new csv; returns how many there are."""
+    refuse_existing(file)
+    if section.split.file is None:
+        raise UserError(f"{section.split.name} comes from no csv, so no clean one can be written")
     if not section.good:
         raise UserError(f"{section.split.name}: no row is good; {file} is not written")
-    with refuse_existing(file), open(file, "x", encoding="utf-8") as out:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "x", encoding="utf-8") as out:
         out.writelines(row.text + "\n" for row in section.good)
     return len(section.good)
+
+
+def base_of(splits: Sequence[Split]) -> str:
+    """The folder that the paths in a manifest start from: the video folder, or what several have in common."""
+    return os.path.commonpath([split.root for split in splits])
+
+
+def write_manifest(file: Path, files: Mapping[str, Facts], base: str) -> int:
+    """Writes path, size and SHA-256 of every file that has one, a json line each; returns how many there are."""
+    refuse_existing(file)
+    known = sorted((os.path.relpath(path, base), facts) for path, facts in files.items() if facts.sha256)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(file.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as out:
+        for path, facts in known:
+            out.write(json.dumps({"path": path, "size": facts.size, "sha256": facts.sha256}) + "\n")
+    os.replace(temporary, file)
+    return len(known)
+
+
+def read_manifest(file: Path) -> dict[str, tuple[int, str]]:
+    """Path to (size, SHA-256). Raises `UserError` that names the first line which is none of a manifest."""
+    listed = {}
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            listed[str(entry["path"])] = int(entry["size"]), str(entry["sha256"])
+        except (ValueError, KeyError, TypeError):
+            expected = '{"path": …, "size": …, "sha256": …}'
+            raise UserError(f"{file}: line {number} is not {expected}; is this a manifest of --hash?") from None
+    return listed
+
+
+def _changed(
+    split: Split, files: Mapping[str, Facts], manifest: Mapping[str, tuple[int, str]], base: str
+) -> Iterator[Finding]:
+    for row in split.rows:
+        path = split.path(row)
+        facts, name = files[path], os.path.relpath(path, base)
+        if not facts.sha256:
+            continue
+        if name not in manifest:
+            yield Finding("unlisted", row.line, row.path, "it was not there when the manifest was written")
+        elif manifest[name][0] != facts.size:
+            yield Finding("changed", row.line, row.path, f"{facts.size} bytes, {manifest[name][0]} in the manifest")
+        elif manifest[name][1] != facts.sha256:
+            yield Finding("changed", row.line, row.path, "other bytes than in the manifest (same size)")

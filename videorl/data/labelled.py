@@ -57,7 +57,7 @@ class Labelled(ClipDataset):
             root=root,
             paths=np.array([path.encode() for path, _ in rows]),
             labels=class_numbers(labels, num_classes) if multi_label else np.array([n[0] for n in labels], np.int64),
-            classes=read_classes(Path(class_names) if class_names else file.with_name("classes.json"), num_classes),
+            classes=read_classes(class_names, file.with_name("classes.json"), num_classes),
         )
         super().__init__(spec, split, records, uniform=self.uniform, offset=offset)
 
@@ -89,17 +89,26 @@ def read_csv(
     lines = read_lines(file)
     check_root(root, file)
     rows, wrong = [], []
+    seen: dict[str, tuple[int, list[int]]] = {}
     for number, line in lines:
         try:
-            rows.append(parse_line(line, separator, num_classes, multi_label, allow_outside))
+            path, labels = parse_line(line, separator, num_classes, multi_label, allow_outside)
+            first, before = seen.setdefault(path, (number, labels))
+            if before != labels:
+                raise ValueError(f"{path[:60]!r} has label {_joined(labels)}, but {_joined(before)} on line {first}")
+            rows.append((path, labels))
         except ValueError as error:
-            wrong.append(f"line {number}: {error}")
+            wrong.append(f"{number}: {error}")
     if wrong:
         more = f" (and {len(wrong) - 5} more lines)" if len(wrong) > 5 else ""
-        raise UserError(f"{file}: {'; '.join(wrong[:5])}{more}")
+        raise UserError(f"{file}:{'; line '.join(wrong[:5])}{more}")
     if not rows:
         raise UserError(f"{file} holds no samples; expected lines `path{separator}label`")
     return rows
+
+
+def _joined(labels: list[int]) -> str:
+    return ",".join(map(str, labels))
 
 
 def check_root(root: str, file: Path) -> None:
@@ -113,17 +122,21 @@ def read_lines(file: Path) -> list[tuple[int, str]]:
     if not file.is_file():
         raise UserError(_missing_csv(file))
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines, which also ends lines at characters that file names may hold.
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _missing_csv(file: Path) -> str:
-    if not str(file.parent) or not file.parent.is_dir():
-        return f"annotation folder {str(file.parent)!r} does not exist; set DATA.PATH_TO_DATA_DIR to the folder of {file.name}"
+    if not file.parent.is_dir():
+        return f"annotation folder {file.parent} does not exist; set DATA.PATH_TO_DATA_DIR to the folder of {file.name}"
     there = ", ".join(sorted(p.name for p in file.parent.glob("*.csv"))) or "no csv file"
-    return f"{file} does not exist; the folder holds {there}; expected lines `path label`"
+    return (
+        f"{file.absolute()} does not exist; the folder holds {there}; set DATA.PATH_TO_DATA_DIR to the folder of"
+        f" {file.name}, with lines `path label`"
+    )
 
 
 def parse_line(
@@ -134,14 +147,14 @@ def parse_line(
     if not found or not path.strip():
         raise ValueError(f"expected `path{separator}label`, found {line[:60]!r} (see DATA.PATH_LABEL_SEPARATOR)")
     path = path.strip()
+    if "\0" in path:
+        raise ValueError(f"the path {path[:60]!r} holds a NUL character")
     if not allow_outside:
         _check_inside(path)
-    elif "\0" in path:
-        raise ValueError("the path holds a NUL character")
     parts = label.split(",") if multi_label else [label]
-    if not all(re.fullmatch(r"[0-9]+", p) for p in parts):
+    if not all(re.fullmatch(r"[0-9]{1,9}", p) for p in parts):
         kind = "class numbers `3,14`" if multi_label else "a class number"
-        raise ValueError(f"expected {kind} after {separator!r}, found {label!r}")
+        raise ValueError(f"expected {kind} after {separator!r}, found {label[:40]!r}")
     numbers = [int(p) for p in parts]
     if max(numbers) >= num_classes:
         raise ValueError(f"label {max(numbers)} is not in 0 … {num_classes - 1}; check MODEL.NUM_CLASSES")
@@ -149,21 +162,25 @@ def parse_line(
 
 
 def _check_inside(path: str) -> None:
-    normal = os.path.normpath(path)
-    if os.path.isabs(path) or normal.startswith("..") or re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", path) or "\0" in path:
+    climbs = os.path.normpath(path).split(os.sep)[0] == ".."
+    if os.path.isabs(path) or climbs or re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", path):
         raise ValueError(f"{path[:60]!r} leaves the video folder; set DATA.ALLOW_OUTSIDE_ROOT True to allow it")
 
 
-def read_classes(file: Path, num_classes: int) -> tuple[str, ...]:
-    """Class names by number from a json {"name": number}; empty if there is no file."""
+def read_classes(named: str, usual: Path, num_classes: int) -> tuple[str, ...]:
+    """Class names by number from a json {"name": number}: the file `named`, or else `usual` if there is one."""
+    file = Path(named) if named else usual
+    if named and not file.is_file():
+        raise UserError(f"DATA.CLASS_NAMES {named} does not exist; name a json file, or leave it empty")
     if not file.is_file():
         return ()
     try:
-        numbers = {name: int(number) for name, number in json.loads(file.read_text()).items()}
+        numbers = {name: int(number) for name, number in json.loads(file.read_text(encoding="utf-8")).items()}
     except (ValueError, TypeError, AttributeError):
         raise UserError(f'{file}: expected json {{"class name": number, …}}') from None
     if sorted(numbers.values()) != list(range(num_classes)):
         raise UserError(
-            f"{file}: expected each number 0 … {num_classes - 1} once, found {len(numbers)} names; check MODEL.NUM_CLASSES"
+            f"{file}: expected each number 0 … {num_classes - 1} once, found {len(numbers)} names;"
+            " check MODEL.NUM_CLASSES"
         )
     return tuple(sorted(numbers, key=numbers.get))

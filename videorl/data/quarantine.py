@@ -47,6 +47,10 @@ class Quarantine:
                 },
             )
             row["count"] += 1
+        self.check()
+
+    def check(self) -> None:
+        """Raises `UserError` if more than `max_fraction` of the data set is bad."""
         if len(self.rows) > self.max_fraction * self.length:
             listed = "; ".join(f"{r['path']} ({r['error']})" for r in list(self.rows.values())[:10])
             raise UserError(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -52,6 +53,10 @@ SECONDS = (2.0, 4.0)
 SPLITS = ("train", "val", "test")
 MARK, UNFINISHED = "toy.json", "toy.unfinished.json"
 _SPRITE = 96  # pixels of a shape's picture, along a side
+_CODECS = {  # one thread: the bytes of a file depend on the number of threads
+    ".mp4": ("libx264", {"preset": "veryfast", "crf": "26", "threads": "1", "x264-params": "mbtree=0"}),
+    ".webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "36", "b": "0", "threads": "1"}),
+}
 
 
 @dataclass(frozen=True)
@@ -112,19 +117,20 @@ def _paste(frame: np.ndarray, sprite: np.ndarray, x: float, y: float, size: floa
     """
     side = min(frame.shape[:2])
     radius = 0.5 * side * DIAMETERS[0] * (DIAMETERS[1] / DIAMETERS[0]) ** size
-    dx, dy = (
-        ((np.arange(n) + 0.5) / side - at + 0.5) % 1.0 - 0.5 for n, at in zip(frame.shape[1::-1], (x, y), strict=True)
-    )
-    dx, dy = dx * side / radius, dy * side / radius
+    across, down = ((np.arange(n) + 0.5) / side for n in frame.shape[1::-1])
+    dx = ((across - x + 0.5) % 1.0 - 0.5) * side / radius  # [W], in radii from the nearest centre
+    dy = ((down - y + 0.5) % 1.0 - 0.5) * side / radius  # [H]
     columns, rows = np.flatnonzero(np.abs(dx) < 1), np.flatnonzero(np.abs(dy) < 1)
     dx, dy = dx[columns][None, :], dy[rows][:, None]
     cos, sin = math.cos(2 * math.pi * angle), math.sin(2 * math.pi * angle)
-    u, v = (
-        np.clip((p + 1) * _SPRITE / 2, 0, _SPRITE - 1).astype(int) for p in (cos * dx + sin * dy, cos * dy - sin * dx)
-    )
+    u, v = _texel(cos * dx + sin * dy), _texel(cos * dy - sin * dx)
     texels = sprite[v, u]  # [rows, columns, 4]
     patch = frame[rows[:, None], columns]
     frame[rows[:, None], columns] = np.rint(texels[..., :3] + patch * (1 - texels[..., 3:])).astype(np.uint8)
+
+
+def _texel(radii: np.ndarray) -> np.ndarray:
+    return np.clip((radii + 1) * _SPRITE / 2, 0, _SPRITE - 1).astype(int)
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, channels: int, detail: float) -> np.ndarray:
@@ -205,13 +211,9 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     """Encodes frames (uint8 [T, H, W, 3], even sizes): H.264 for .mp4, VP9 for .webm. Appears whole or not at all."""
     import av
 
-    codec, options = {
-        ".mp4": ("libx264", {"preset": "veryfast", "crf": "26", "threads": "1", "x264-params": "mbtree=0"}),
-        ".webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "36", "b": "0", "threads": "1"}),
-    }[path.suffix]
+    codec, options = _CODECS[path.suffix]
     part = path.with_name(path.name + ".part")
-    container_options = {"fflags": "+bitexact"}
-    with av.open(part, "w", format=path.suffix[1:], container_options=container_options) as container:
+    with av.open(part, "w", format=path.suffix[1:], container_options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         stream.codec_context.gop_size = 24
@@ -237,20 +239,22 @@ def make_set(
     settings is left alone; an unfinished one is continued, or rebuilt where its settings or software were others.
     `progress(steps, total)` wraps the loop over clips. Raises UserError for a folder that holds anything else.
     """
-    settings = {"version": VERSION, "seed": seed, "counts": dict(counts), "software": _software()}
+    software = {"numpy": np.__version__, "av": version("av")}
+    settings = {"version": VERSION, "seed": seed, "counts": dict(counts), "software": software}
     done = _standing(out, settings)
-    if done == "rebuilt":
-        shutil.rmtree(out / "videos", ignore_errors=True)
     if done == "complete":
         return f"{out}: already complete (seed {seed}, {sum(counts.values())} clips), nothing to do"
+    if done == "rebuilt" and (out / "videos").exists():
+        shutil.rmtree(out / "videos")
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(out / UNFINISHED, settings)  # first of all: it tells that the folder's videos are ours to replace
     for split in counts:
         (out / "videos" / split).mkdir(parents=True, exist_ok=True)
-    _write_json(out / UNFINISHED, settings)
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
     for _ in progress(_map(partial(_write_clip, out, seed), jobs, workers), len(jobs)):
         pass
     for split, count in counts.items():
-        lines = [f"videos/{split}/{_name(split, i)} {clip(seed, split, i)[2]}\n" for i in range(count)]
+        lines = [f"videos/{split}/{file_name(split, i)} {clip(seed, split, i)[2]}\n" for i in range(count)]
         (out / f"{split}.csv").write_text("".join(lines))
     _write_json(out / "classes.json", {name: label for label, name in enumerate(MOTIONS)})
     os.replace(out / UNFINISHED, out / MARK)
@@ -258,7 +262,7 @@ def make_set(
 
 
 def _standing(out: Path, settings: dict) -> str:
-    """ "complete" for a folder to leave alone; "made", "continued" or "rebuilt" for what filling it will be."""
+    """The word for what becomes of the folder: complete (left alone), made, continued or rebuilt."""
     if (out / MARK).exists():
         found = json.loads((out / MARK).read_text())
         for key in ("version", "seed", "counts"):
@@ -275,26 +279,18 @@ def _standing(out: Path, settings: dict) -> str:
     return "made"
 
 
-def _software() -> dict[str, str]:
-    import av
-
-    return {"numpy": np.__version__, "av": av.__version__}
-
-
 def _write_json(path: Path, content: dict) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, path)
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _name(split: str, index: int) -> str:
+def file_name(split: str, index: int) -> str:
     """File name of a clip. Every 25th is a webm: 25 and the 8 classes share no factor, so the format tells no class."""
     return f"{split}_{index:05d}.{'webm' if index % 25 == 24 else 'mp4'}"
 
 
 def _write_clip(out: Path, seed: int, job: tuple[str, int]) -> None:
     split, index = job
-    path = out / "videos" / split / _name(split, index)
+    path = out / "videos" / split / file_name(split, index)
     if not path.exists():
         frames, fps, _ = render_clip(seed, split, index)
         write_video(path, frames, fps)

@@ -27,11 +27,17 @@ def set_level(level: str) -> None:
 
 
 def differing_parameters(model: torch.nn.Module, gradients) -> list[str]:
-    """Names of parameters whose gradient is not the same, bit for bit, when `gradients()` computes it twice."""
+    """Names of parameters whose gradient is not the same, bit for bit, when `gradients()` computes it twice.
+
+    Leaves the model as it was: running statistics that `gradients()` moves are put back.
+    """
     plain, found = unwrap(model), []
+    buffers = {name: buffer.clone() for name, buffer in plain.named_buffers()}
     for _ in range(2):
         model.zero_grad(set_to_none=True)
         gradients()
         found.append({n: p.grad.clone() for n, p in plain.named_parameters() if p.grad is not None})
     model.zero_grad(set_to_none=True)
+    for name, buffer in plain.named_buffers():
+        buffer.copy_(buffers[name])
     return [name for name, gradient in found[0].items() if not torch.equal(gradient, found[1][name])]

@@ -1,6 +1,8 @@
 """Evaluation: every sample counted exactly once, on any number of ranks."""
 
+import contextlib
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 
 from videorl import config, dist
 from videorl.data.loader import Job
+from videorl.data.quarantine import Quarantine
 from videorl.engine import build
 from videorl.engine.step import Precision, to_device
 from videorl.log import Progress
@@ -31,6 +34,11 @@ class Evaluation:
         self.eval = entry(self.spec, values=values)
         self.clips = max(1, (node.BATCH_SIZE or cfg.TEST.BATCH_SIZE) // dist.local_size())
         self.bad_rows: list[dict] = []
+        self.per_sample: dict[str, np.ndarray] = {}  # of the last run, on rank 0
+
+    @property
+    def _title(self) -> str:
+        return f"{self.node.DATASET}/{self.node.SPLIT}"
 
     @property
     def protocol(self) -> str:
@@ -48,20 +56,26 @@ class Evaluation:
         model.eval()
         rows, bad = self._rows(model, precision, alive)
         model.train(was_training)
-        self.bad_rows = bad
+        self.bad_rows = list(bad.values())
         gathered = dist.gather_objects((rows, bad))
         return dist.on_main(lambda: self._finish(gathered, predictions))
 
-    def _rows(self, model, precision: Precision, alive) -> tuple[dict[str, np.ndarray], list[dict]]:
-        """This rank's rows, and its unreadable samples."""
-        mine = range(dist.rank(), len(self.dataset), dist.world_size())
-        per_view = self.views.clips * self.views.crops
-        size = max(1, self.clips // per_view)
-        jobs = [Job(0, k, list(mine[k : k + size])) for k in range(0, len(mine), size)]
-        loader = build.loader(self.cfg, self.dataset, f"{self.node.DATASET}/{self.node.SPLIT}")
+    def _jobs(self) -> list[Job]:
+        """This rank's batches: every so many of those that one rank alone would make.
+
+        The last bits of a score depend on what else is in the batch; so the batches are the same for any number of ranks.
+        """
+        size = max(1, self.clips // (self.views.clips * self.views.crops))
+        starts = range(0, len(self.dataset), size)[dist.rank() :: dist.world_size()]
+        return [Job(0, k, list(range(k, min(k + size, len(self.dataset))))) for k in starts]
+
+    def _rows(self, model, precision: Precision, alive) -> tuple[dict[str, np.ndarray], dict[int, dict]]:
+        """This rank's rows, and its unreadable samples by index."""
+        jobs = self._jobs()
+        loader = build.loader(self.cfg, self.dataset, self._title)
         progress = Progress(len(jobs), self.name, self.cfg.USE_TQDM and dist.is_main())
         found: list[dict[str, np.ndarray]] = []
-        with torch.inference_mode(), precision.autocast():
+        with contextlib.closing(loader), torch.inference_mode(), precision.autocast():
             for batch in loader.run(jobs):
                 for part in _slices(batch, self.clips):
                     rows = self.eval.step(model, to_device(part, precision.device, self.spec.clip))
@@ -69,30 +83,34 @@ class Evaluation:
                 progress.step()
                 alive(f"evaluation {self.name}, batch {progress.done} of {len(jobs)}")
         progress.close()
-        loader.close()
         joined = {k: np.concatenate([f[k] for f in found]) for k in found[0]} if found else {}
-        return joined, list(loader.quarantine.rows.values())
+        return joined, loader.quarantine.rows
 
     def _finish(self, gathered: list, predictions: Path | None) -> dict[str, float]:
         rows = [r for r, _ in gathered if r]
-        bad = [b for _, rank_bad in gathered for b in rank_bad]
+        quarantine = Quarantine(self._title, len(self.dataset), self.cfg.DATA.MAX_BAD_FRACTION)
+        quarantine.rows = {index: row for _, bad in gathered for index, row in bad.items()}
         if not rows:
-            first = f"{bad[0]['path']} ({bad[0]['error']})"
-            raise UserError(f"{self.name}: none of the {len(self.dataset)} samples could be read; first: {first}")
+            first = next(iter(quarantine.rows.values()))
+            raise UserError(
+                f"{self.name}: none of the {len(self.dataset)} samples could be read;"
+                f" first: {first['path']} ({first['error']})"
+            )
+        quarantine.check()
         rows = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}
-        rows = self._checked(rows, {b["path"] for b in bad})
-        metrics, per_sample = self.eval.finish(rows)
+        rows = self._checked(rows, set(quarantine.rows))
+        metrics, self.per_sample = self.eval.finish(rows)
         if predictions:
-            self._save(predictions, per_sample)
+            self._save(predictions, self.per_sample)
         return {**metrics, "n": len(np.unique(rows["index"])), "of": len(self.dataset)}
 
-    def _checked(self, rows: dict[str, np.ndarray], bad: set[str]) -> dict[str, np.ndarray]:
-        """Rows sorted by (index, view), after a check that each view of each readable sample is there once."""
+    def _checked(self, rows: dict[str, np.ndarray], bad: set[int]) -> dict[str, np.ndarray]:
+        """Rows sorted by (index, view), after a check that each view of each sample that is not bad is there once."""
         view = rows.get("view", np.zeros_like(rows["index"]))
         order = np.lexsort((view, rows["index"]))
         rows = {k: v[order] for k, v in rows.items()}
         views = self.views.clips * self.views.crops
-        wanted = [i for i in range(len(self.dataset)) if self.dataset.path(i) not in bad]
+        wanted = [i for i in range(len(self.dataset)) if i not in bad]
         expected = np.stack([np.repeat(wanted, views), np.tile(np.arange(views), len(wanted))])
         found = np.stack([rows["index"], view[order]])
         if expected.shape != found.shape or (expected != found).any():
@@ -114,10 +132,13 @@ def _slices(batch: dict | None, size: int) -> Iterator[dict]:
 
 
 def _first_difference(expected: np.ndarray, found: np.ndarray, dataset) -> str:
-    want, got = {tuple(c) for c in expected.T}, [tuple(c) for c in found.T]
-    missing = sorted(want - set(got))
-    doubled = sorted({c for c in got if got.count(c) > 1}) if len(got) != len(set(got)) else []
-    what, cell = ("is missing", missing[0]) if missing else ("was counted twice", doubled[0])
+    want, got = {tuple(c) for c in expected.T.tolist()}, Counter(tuple(c) for c in found.T.tolist())
+    cases = {
+        "is missing": want - got.keys(),
+        "was counted twice": {cell for cell, count in got.items() if count > 1},
+        "was counted but not asked for": got.keys() - want,
+    }
+    what, cell = next((what, min(cells)) for what, cells in cases.items() if cells)
     return f"view {cell[1]} of sample {cell[0]} ({dataset.path(int(cell[0]))}) {what}"
 
 
@@ -129,8 +150,9 @@ def evaluations(cfg, *, at_test: bool) -> dict[str, Evaluation]:
 
 
 def readable(found: dict[str, float]) -> str:
-    """`top1 93.0 %, top5 99.0 % (n=93/100)`: fractions as per cent, other numbers as they are, and the coverage."""
+    """`top1 93.0 %, top5 99.0 % (n=93/100, 93.0 %)`: fractions as per cent, other numbers as they are, and the coverage."""
     shown = [
         f"{k} {100 * v:.1f} %" if 0 <= v <= 1 else f"{k} {v:.4g}" for k, v in found.items() if k not in ("n", "of")
     ]
-    return f"{', '.join(shown)} (n={found['n']}/{found['of']})"
+    part = f", {100 * found['n'] / found['of']:.1f} %" if found["n"] < found["of"] else ""
+    return f"{', '.join(shown)} (n={found['n']}/{found['of']}{part})"

@@ -1,8 +1,8 @@
 """Writing checkpoints while training: when they are due, in the background if asked, and what happens if one cannot be."""
 
 import logging
-import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -17,16 +17,22 @@ MISSES_IN_A_ROW = 3
 
 
 class Saver:
-    """Writes the checkpoints of a run from rank 0. A write that fails leaves the older ones standing and is counted."""
+    """Writes the checkpoints of a run from rank 0. A write that fails leaves the older ones standing and is counted.
+
+    All ranks call its methods together, and all of them raise `UserError` when too many writes have failed.
+    """
 
     def __init__(self, cfg, state: State):
         self.node, self.state = cfg.TRAIN, state
         self.folder = Path(cfg.OUTPUT_DIR) / "checkpoints"
         self.last = time.monotonic()
         self.misses = 0
-        self.thread: threading.Thread | None = None
+        self.background = ThreadPoolExecutor(1)
+        self.writing: Future | None = None
         if self.node.KEEP_CHECKPOINTS == 1:
-            raise UserError("TRAIN.KEEP_CHECKPOINTS 1: the only one could be the one being written; keep 2 or more, or 0 for all")
+            raise UserError(
+                "TRAIN.KEEP_CHECKPOINTS 1: the only one could be the one being written; keep 2 or more, or 0 for all"
+            )
 
     def due(self) -> bool:
         """Inside an epoch: after every CHECKPOINT_STEPS steps, or CHECKPOINT_MINUTES by rank 0's clock."""
@@ -49,21 +55,15 @@ class Saver:
         self._write(checkpoint.BEST, self.state.weights(), {"metric": value, "step": self.state.steps_done})
 
     def _write(self, name: str, content: dict, note: dict) -> None:
-        if not dist.is_main():
-            return
         self.wait()
-        if not self.node.ASYNC_CHECKPOINT:
+        if dist.is_main() and self.node.ASYNC_CHECKPOINT:
+            self.writing = self.background.submit(self._try, name, _on_cpu(content), note)
+        elif dist.is_main():
             self._try(name, content, note)
-            return
-        copied = _on_cpu(content)
-        self.thread = threading.Thread(target=self._try, args=(name, copied, note))
-        self.thread.start()
 
     def _try(self, name: str, content: dict, note: dict) -> None:
         try:
             checkpoint.save(self.folder / name, content, note)
-            checkpoint.prune(self.folder, self.node.KEEP_CHECKPOINTS)
-            self.misses = 0
         except OSError as error:
             self.misses += 1
             log.error(
@@ -72,14 +72,31 @@ class Saver:
                 error,
                 self.misses,
             )
+            return
+        self.misses = 0
+        try:
+            checkpoint.prune(self.folder, self.node.KEEP_CHECKPOINTS)
+        except OSError as error:
+            log.warning("old checkpoints could not be deleted (%s)", error)
 
-    def wait(self) -> None:
-        """Returns when nothing is being written. Raises `UserError` after too many failures."""
-        if self.thread is not None:
-            self.thread.join()
-            self.thread = None
-        if self.misses >= MISSES_IN_A_ROW:
-            raise UserError(f"{self.misses} checkpoints in a row could not be written to {self.folder}: make room there")
+    def wait(self, misses: int = MISSES_IN_A_ROW) -> None:
+        """Returns when nothing is being written. Raises `UserError` if the last `misses` writes have failed."""
+        dist.on_main(lambda: self._wait(misses))
+
+    def _wait(self, misses: int) -> None:
+        if self.writing is not None:
+            self.writing.result()
+            self.writing = None
+        if self.misses >= misses:
+            raise UserError(
+                f"{self.misses} checkpoints in a row could not be written to {self.folder} (the reasons stand above): make"
+                " room there; the same command goes on from the last one that was written"
+            )
+
+    def finish(self) -> None:
+        """Returns when the last state is on the disk. Raises `UserError` if it could not be written."""
+        self.wait(misses=1)
+        self.background.shutdown()
 
 
 def _on_cpu(value):
@@ -88,4 +105,4 @@ def _on_cpu(value):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
         return type(value)((k, _on_cpu(v)) for k, v in value.items())
-    return [_on_cpu(v) for v in value] if isinstance(value, list) else value
+    return type(value)(map(_on_cpu, value)) if isinstance(value, (list, tuple)) else value

@@ -89,7 +89,7 @@ class State:
     def resume(self) -> None:
         """Goes on from the newest checkpoint in OUTPUT_DIR, or starts from TRAIN.CHECKPOINT_FILE_PATH."""
         node, folder = self.cfg.TRAIN, Path(self.cfg.OUTPUT_DIR) / "checkpoints"
-        file = dist.on_main(lambda: _newest(folder) if node.AUTO_RESUME else None)
+        file = dist.on_main(lambda: _newest(folder, node.AUTO_RESUME))
         if file is not None:
             self.restore(checkpoint.read(file), file)
         elif node.CHECKPOINT_FILE_PATH:
@@ -105,14 +105,28 @@ class State:
     def restore(self, state: dict, file: Path) -> None:
         """Raises `UserError` where `state` is not of a run like this one; logs what differs without harm."""
         self._check_same_run(state, file)
-        checkpoint.load_weights(unwrap(self.model), state["model_state"], str(file), least=1.0)
-        self.optimizer.load_state_dict(state["optimizer_state"])
-        self.precision.scaler.load_state_dict(state["scaler_state"])
+        checkpoint.load_weights(unwrap(self.model), state["model_state"], str(file), exact=True)
+        self._restore_optimizer(state["optimizer_state"], file)
+        if state["scaler_state"]:  # empty where the run did not need one
+            self.precision.scaler.load_state_dict(state["scaler_state"])
         self.objective.load_state_dict(state["objective_state"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema_state"] or state["model_state"])
         self.epoch, self.step_in_epoch, self.best = state["epoch"] + 1, state["step_in_epoch"], state["best"]
         log.info("resumed from %s: %d epochs and %d steps done", file, self.epoch, self.step_in_epoch)
+
+    def _restore_optimizer(self, saved: dict, file: Path) -> None:
+        """Takes over its moments. Weight decay and the like stay as this run's settings say."""
+        groups = self.optimizer.param_groups
+        if [g.get("names") for g in saved["param_groups"]] != [g["names"] for g in groups]:
+            raise UserError(
+                f"{file}: its optimizer groups the parameters in another way; restore the settings of losses, weight decay"
+                " and layer decay, or set TRAIN.CHECKPOINT_EPOCH_RESET True to take its weights alone"
+            )
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        self.optimizer.load_state_dict(saved)
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
 
     def _check_same_run(self, state: dict, file: Path) -> None:
         if missing := NEEDED - state.keys():
@@ -131,9 +145,13 @@ class State:
                 f"{file} has {state['step_size']} videos a step, this run {self.data.plan.step_size};"
                 " set TRAIN.BATCH_SIZE or GRAD_ACCU_NUM_BATCH so that they agree"
             )
-        self._say_what_differs(state)
+        before, now = config.flat(yaml.safe_load(state["cfg"])), config.flat(self.cfg)
+        method = "SOLVER.OPTIMIZING_METHOD"
+        if before.get(method) != now[method]:
+            raise UserError(f"{file} was trained with {method} {before.get(method)}, this run says {now[method]}")
+        self._say_what_differs(state, before, now)
 
-    def _say_what_differs(self, state: dict) -> None:
+    def _say_what_differs(self, state: dict, before: dict, now: dict) -> None:
         if state["world_size"] != dist.world_size():
             log.warning(
                 "resuming a run of %d processes with %d: data order and augmentation stay exact, dropout masks and the"
@@ -147,15 +165,14 @@ class State:
                 torch.get_num_threads(),
                 state["threads"],
             )
-        before, now = config.flat(yaml.safe_load(state["cfg"])), config.flat(self.cfg)
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
                 log.warning("resuming with another setting: %s was %s, is %s", key, before.get(key), now.get(key))
 
 
-def _newest(folder: Path) -> Path | None:
+def _newest(folder: Path, wanted: bool) -> Path | None:
     checkpoint.sweep(folder)
-    return checkpoint.newest(folder)
+    return checkpoint.newest(folder) if wanted else None
 
 
 def _moving_average(cfg, model: nn.Module):

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from videorl import checkpoint, dist
 from videorl.data import quarantine
-from videorl.engine import build, evaluate, run
+from videorl.engine import build, determinism, evaluate, run
 
 log = logging.getLogger("videorl")
 
 
 def test(cfg) -> dict[str, dict[str, float]]:
     """Runs every evaluation with AT_TEST and writes `results.json` and `predictions/<name>.npz`."""
+    determinism.set_level(cfg.DETERMINISM)
     folder = Path(cfg.OUTPUT_DIR)
     evaluations = evaluate.evaluations(cfg, at_test=True)
     model = build.model(cfg)
@@ -29,19 +30,28 @@ def test(cfg) -> dict[str, dict[str, float]]:
 
 
 def _load(cfg, model, folder: Path) -> str:
-    """Weights to test: TEST.CHECKPOINT_FILE_PATH, the best or newest of this run, or TRAIN.CHECKPOINT_FILE_PATH."""
-    best = folder / "checkpoints" / checkpoint.BEST
-    named = cfg.TEST.CHECKPOINT_FILE_PATH
-    file = Path(named) if named else best if best.is_file() else checkpoint.newest(folder / "checkpoints")
-    if file is None and cfg.TRAIN.CHECKPOINT_FILE_PATH:
-        file = Path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
+    """Loads the weights to test and says where they are from. Raises `UserError` if the model has one they do not give."""
+    file = dist.on_main(lambda: _choose(cfg, folder / "checkpoints"))
     if file is None:
         log.warning("no checkpoint named or found in %s: testing untrained weights", folder)
         return "untrained weights"
     state = checkpoint.read(file)
     weights = state.get("ema_state") or state.get("model_state", state)
-    checkpoint.load_weights(model, weights, str(file))
+    checkpoint.load_weights(model, weights, str(file), least=1.0)
     return str(file)
+
+
+def _choose(cfg, folder: Path) -> Path | None:
+    """TEST.CHECKPOINT_FILE_PATH, the best or newest undamaged one of this run, or TRAIN.CHECKPOINT_FILE_PATH."""
+    if cfg.TEST.CHECKPOINT_FILE_PATH:
+        return Path(cfg.TEST.CHECKPOINT_FILE_PATH)
+    best = folder / checkpoint.BEST
+    if best.is_file():
+        if not (reason := checkpoint.damage(best)):
+            return best
+        log.warning("%s is damaged (%s); testing the newest checkpoint instead", best, reason)
+    named = cfg.TRAIN.CHECKPOINT_FILE_PATH
+    return checkpoint.newest(folder) or (Path(named) if named else None)
 
 
 def _write_quarantine(folder: Path, evaluation: evaluate.Evaluation) -> None:

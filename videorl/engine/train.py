@@ -9,7 +9,7 @@ import torch
 
 from videorl import config, dist
 from videorl.data import quarantine
-from videorl.engine import determinism, evaluate, optim, run
+from videorl.engine import determinism, evaluate, info, optim, pictures, run
 from videorl.engine.saver import Saver
 from videorl.engine.state import State
 from videorl.engine.step import backward, unwrap
@@ -56,6 +56,7 @@ class Trainer:
         self.evaluations = evaluate.evaluations(cfg, at_test=False)
         self.clip = config.spec(cfg).clip
         self.skipped, self.skipped_in_a_row = 0, 0
+        self.buffers: list[torch.Tensor] = []
         self.bad_rows: list[dict] = []
         tensorboard = self.folder / cfg.TENSORBOARD.LOG_DIR if cfg.TENSORBOARD.ENABLE and dist.is_main() else None
         self.metrics = Metrics(self.folder, tensorboard)
@@ -83,6 +84,8 @@ class Trainer:
             state.epoch + 1,
             cfg.SOLVER.MAX_EPOCH,
         )
+        if cfg.LOG_MODEL_INFO and dist.is_main():
+            info.log_model_info(cfg)
         self.progress = Progress(
             cfg.SOLVER.MAX_EPOCH * state.data.steps, "train", cfg.USE_TQDM and dist.is_main(), state.steps_done
         )
@@ -97,6 +100,8 @@ class Trainer:
     def step(self, micro_batches: list[dict], watch: Watch) -> None:
         """One optimizer step over this rank's micro-batches."""
         state, begun = self.state, time.monotonic()
+        if state.steps_done == 0:
+            self.metrics.draw(lambda out: out.add_image("Train/clips", pictures.clip_strip(micro_batches[0]), 0))
         watch.beat(f"step {state.steps_done} with samples {_samples(micro_batches)[:32]}")
         rate = optim.lr_at(self.cfg.SOLVER, state.epoch + state.step_in_epoch / state.data.steps, self.cfg.NUM_SHARDS)
         optim.set_lr(state.optimizer, rate)
@@ -104,6 +109,8 @@ class Trainer:
         if self.cfg.DETERMINISM == "full" and state.steps_done == 0:
             self._check_determinism(micro_batches)
         state.optimizer.zero_grad(set_to_none=True)
+        if self.cfg.TRAIN.NONFINITE == "skip":
+            self.buffers = [buffer.clone() for buffer in unwrap(state.model).buffers()]
         values = self._gradients(micro_batches)
         norm = self._update(values["loss"], micro_batches)
         state.step_in_epoch += 1
@@ -143,7 +150,9 @@ class Trainer:
         elif solver.CLIP_GRAD_L2NORM:
             torch.nn.utils.clip_grads_with_norm_(parameters, solver.CLIP_GRAD_L2NORM, norm)
         scale, finite = scaler.get_scale(), bool(torch.isfinite(norm))
-        if loss - loss != 0 or not (finite or scaler.is_enabled()):
+        # A gradient that is not finite without a factor to its loss is no overflow that a lower scale could cure.
+        overflow = scaler.is_enabled() and scale > 1
+        if loss - loss != 0 or not (finite or overflow):
             self._not_finite(loss, float(norm), micro_batches)
             return float(norm)
         self.skipped_in_a_row = 0
@@ -171,6 +180,9 @@ class Trainer:
                 f"stopped before the update of {what} (all in nonfinite.jsonl): expected finite numbers;"
                 " lower SOLVER.BASE_LR, clip gradients, or set TRAIN.NONFINITE skip"
             )
+        self.state.precision.scaler.update()
+        for buffer, before in zip(unwrap(self.state.model).buffers(), self.buffers, strict=True):
+            buffer.copy_(before)  # running statistics have seen those samples
         log.warning("left out, not finite: %s", what)
 
     # ------------------------------------------------------------------------------------------------------- logging
@@ -225,6 +237,10 @@ class Trainer:
             errors = {f"{k}_err": 100 * (1 - found[k]) for k in ("top1", "top5") if k in found}
             epoch = f"{state.epoch}/{self.cfg.SOLVER.MAX_EPOCH}"
             self.metrics.evaluated(row, {"_type": f"{name}_epoch", "epoch": epoch, **found, **errors})
+            rows = evaluation.per_sample
+            if "scores" in rows and rows["labels"].ndim == 1:
+                picture = pictures.confusion_picture(rows["scores"], rows["labels"])
+                self.metrics.draw(lambda out: out.add_image(f"{name}/confusion", picture, state.steps_done))
         wanted, _, metric = self.cfg.TRAIN.BEST_METRIC.partition("/")
         if wanted == name and found.get(metric, float("-inf")) > state.best:
             state.best = found[metric]
@@ -243,6 +259,7 @@ class Trainer:
     def stop(self, signal_name: str) -> None:
         """Saves, leaves the file PREEMPTED, and ends every rank with exit code 75."""
         self.save()
+        self.saver.finish()
         names = [name for name in dist.all_gather_objects(signal_name) if name]
         if dist.is_main():
             step = self.state.steps_done
@@ -252,7 +269,7 @@ class Trainer:
         raise SystemExit(dist.EXIT_PREEMPTED)
 
     def close(self) -> None:
-        self.saver.wait()
+        self.saver.finish()
         self.state.data.loader.close()
         self.progress.close()
         self.metrics.close()

@@ -46,11 +46,11 @@ class Plan:
 
 def pooled(grid: Grid, stride: Grid) -> Grid:
     """The grid after pooling with padding kernel // 2: sizes round up."""
-    return tuple(-(-size // step) for size, step in zip(grid, stride, strict=True))
+    return tuple(-(-size // step) for size, step in zip(grid, stride))
 
 
 def floored(grid: Grid, stride: Grid) -> Grid:
-    return tuple(size // step for size, step in zip(grid, stride, strict=True))
+    return tuple(size // step for size, step in zip(grid, stride))
 
 
 def round_width(width: float, multiplier: float, divisor: int = 1) -> int:
@@ -63,8 +63,8 @@ def round_width(width: float, multiplier: float, divisor: int = 1) -> int:
 class DepthwiseConv(torch.autograd.Function):
     """Depthwise 3-D convolution whose gradients are sums of 2-D convolutions, one per temporal tap.
 
-    oneDNN has a fast forward kernel for it but none backward: this form is 3 to 4 times as fast in float32 and, as
-    bfloat16 falls back to reference loops, over 10 times as fast there.
+    oneDNN has a fast forward kernel for it but none backward: this form is 2 to 4 times as fast in float32 and, as
+    bfloat16 falls back to reference loops there, 10 to 20 times in bfloat16. Gradients are summed in float32 at least.
     """
 
     @staticmethod
@@ -319,6 +319,11 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv3d(channels, dim, kernel, stride, padding)
 
+    def grid(self, clip: Grid) -> Grid:
+        """The token grid of a clip of frames, rows, columns."""
+        shape = zip(clip, self.proj.padding, self.proj.kernel_size, self.proj.stride)
+        return tuple((size + 2 * pad - kernel) // step + 1 for size, pad, kernel, step in shape)
+
     def forward(self, video: Tensor) -> Tensor:
         """`[B, channels, T, H, W]` to tokens `[B, N, dim]`."""
         return self.proj(video).flatten(2).transpose(1, 2)
@@ -347,7 +352,7 @@ def block_plans(
         widening = i if widen_in_attention else i + 1
         dim_out = round_width(dim, dim_mul.get(widening, 1.0), round_width(heads, head_mul.get(widening, 1.0)))
         step_q = stride_q.get(i, (1, 1, 1))
-        stride_kv = stride_kv and tuple(max(kv // q, 1) for kv, q in zip(stride_kv, step_q, strict=True))
+        stride_kv = stride_kv and tuple(max(kv // q, 1) for kv, q in zip(stride_kv, step_q))
         plan = Plan(
             dim=dim,
             dim_attn=dim_out if widen_in_attention else dim,
@@ -368,7 +373,16 @@ def block_plans(
 def pool_kernel(kernel: Grid | None, stride: Grid) -> Grid | None:
     """The kernel of a pooling, stride + 1 where none is given; none where pooling would change nothing."""
     kernel = tuple(kernel) if kernel else tuple(step + 1 if step > 1 else 1 for step in stride)
+    if any(size % 2 == 0 for size in kernel):
+        raise UserError(f"MVIT pooling kernels must be odd, found {kernel} for stride {stride}; set POOL_KVQ_KERNEL")
     return None if math.prod(kernel) == math.prod(stride) == 1 else kernel
+
+
+def _check_published(**values) -> None:
+    published = {"MODE": "conv", "POOL_FIRST": False, "NORM": "layernorm"}
+    for key, value in values.items():
+        if value != published[key]:
+            raise UserError(f"MVIT.{key}: expected {published[key]!r}, the one published form, found {value!r}")
 
 
 @MODELS.register("MViT", node="MVIT", head_dropout="MODEL.DROPOUT_RATE")
@@ -450,68 +464,37 @@ class MViT(nn.Module):
         head_init_scale: float = 1.0,
     ):
         super().__init__()
-        for key, value, only in (
-            ("MODE", mode, "conv"),
-            ("POOL_FIRST", pool_first, False),
-            ("NORM", norm, "layernorm"),
-        ):
-            if value != only:
-                raise UserError(
-                    f"MVIT.{key}: expected {only!r}, the one published form, found {value!r}; remove the key"
-                )
+        _check_published(MODE=mode, POOL_FIRST=pool_first, NORM=norm)
         self.act_checkpoint, self.mean_pooling = spec.act_checkpoint, use_mean_pooling
         self.zero_decay_pos_cls, self.lead = zero_decay_pos_cls, int(cls_embed_on)
         self.clip = (spec.clip.channels, spec.clip.frames, spec.clip.train_size, spec.clip.train_size)
         self.patch_embed = PatchEmbed(spec.clip.channels, embed_dim, patch_kernel, patch_stride, patch_padding)
-        self.grid = tuple(
-            (size + 2 * pad - kernel) // step + 1
-            for size, pad, kernel, step in zip(self.clip[1:], patch_padding, patch_kernel, patch_stride, strict=True)
-        )
-        if cls_embed_on:
-            self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.grid = self.patch_embed.grid(self.clip[1:])
         self._add_positions(embed_dim, use_abs_pos, sep_pos_embed)
         self.dropout = nn.Dropout(dropout_rate)
-        plans = block_plans(
-            depth,
-            embed_dim,
-            num_heads,
-            self.grid,
-            floored(self.clip[1:], patch_stride),
-            dim_mul=dim_mul,
-            head_mul=head_mul,
-            widen_in_attention=dim_mul_in_att,
-            stride_q=pool_q_stride,
-            stride_kv=pool_kv_stride_adaptive,
-            kernel=pool_kvq_kernel,
-        )
-        axes = "hw" * rel_pos_spatial + "t" * rel_pos_temporal
+        widths = {"dim_mul": dim_mul, "head_mul": head_mul, "widen_in_attention": dim_mul_in_att}
+        pooling = {"stride_q": pool_q_stride, "stride_kv": pool_kv_stride_adaptive, "kernel": pool_kvq_kernel}
+        nominal = floored(self.clip[1:], patch_stride)
+        plans = block_plans(depth, embed_dim, num_heads, self.grid, nominal, **widths, **pooling)
+        attention = {"qkv_bias": qkv_bias, "residual": residual_pooling, "eps": pool_norm_eps}
+        attention["axes"] = "hw" * rel_pos_spatial + "t" * rel_pos_temporal
+        block = {"mlp_ratio": mlp_ratio, "dropout": dropout_rate, "layer_scale": layer_scale_init_value}
+        rates = [droppath_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
-            Block(
-                plan,
-                self.lead,
-                mlp_ratio=mlp_ratio,
-                drop_path=droppath_rate * i / max(depth - 1, 1),
-                dropout=dropout_rate,
-                layer_scale=layer_scale_init_value,
-                skip_raw=skip_proj_raw,
-                qkv_bias=qkv_bias,
-                axes=axes,
-                residual=residual_pooling,
-                eps=pool_norm_eps,
-            )
-            for i, plan in enumerate(plans)
+            Block(plan, self.lead, drop_path=rate, skip_raw=skip_proj_raw, **block, **attention)
+            for plan, rate in zip(plans, rates)
         )
         self.norm = nn.LayerNorm(plans[-1].dim_out, EPS)
         self.head = class_head(spec.labels, plans[-1].dim_out, dropout=head_dropout)
         self._initialise(head_init_scale)
 
     def _add_positions(self, dim: int, absolute: bool, separate: bool) -> None:
-        shapes = {}
+        shapes = {"cls_token": self.lead}
         if absolute and separate:
             frames, space = self.grid[0], self.grid[1] * self.grid[2]
-            shapes = {"pos_embed_spatial": space, "pos_embed_temporal": frames, "pos_embed_class": self.lead}
+            shapes |= {"pos_embed_spatial": space, "pos_embed_temporal": frames, "pos_embed_class": self.lead}
         elif absolute:
-            shapes = {"pos_embed": self.lead + math.prod(self.grid)}
+            shapes |= {"pos_embed": self.lead + math.prod(self.grid)}
         for name, rows in shapes.items():
             if rows:
                 self.register_parameter(name, nn.Parameter(torch.zeros(1, rows, dim)))

@@ -1,0 +1,473 @@
+"""The config tree: what is read, what is refused and with which words, and that it says the same when read again."""
+
+import ast
+import logging
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from videorl import config, registry
+from videorl.registry import BATCHES, DATASETS, EVALS, LOSSES, MODELS, UserError
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = sorted(ROOT.glob("configs/**/*.yaml")) + sorted(ROOT.glob("projects/*/*.yaml"))
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes a YAML file and gives its path."""
+
+    def write(text: str, name: str = "run.yaml") -> Path:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    return write
+
+
+@pytest.fixture
+def said(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+    caplog.set_level(logging.INFO, "videorl")
+    return caplog
+
+
+def refusal(*files, overrides=()) -> str:
+    """The one line with which `load` refuses."""
+    with pytest.raises(UserError) as error:
+        config.load(files, overrides)
+    line = str(error.value)
+    assert "\n" not in line
+    return line
+
+
+# --- what is read ----------------------------------------------------------------------------------------------------
+
+
+def test_defaults_are_complete_and_typed():
+    cfg = config.load()
+    for path, key in config.global_schema().items():
+        value = config.flat(cfg).get(".".join(path))
+        assert value is None or isinstance(value, key.type if isinstance(key.type, type) else list), path
+    assert cfg.MODEL.MODEL_NAME == "MViT"
+    assert cfg.MVIT.DEPTH == MODELS["MViT"].keys["DEPTH"].default
+
+
+def test_base_is_read_first_and_relative_to_the_file_that_names_it(written):
+    written("TRAIN: {BATCH_SIZE: 2, EVAL_PERIOD: 3}\n", "family/base.yaml")
+    written("_BASE_: ../family/base.yaml\nTRAIN: {BATCH_SIZE: 5}\nLOG_PERIOD: 7\n", "other/middle.yaml")
+    cfg = config.load([written("_BASE_: other/middle.yaml\nLOG_PERIOD: 8\n")])
+    assert (cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.EVAL_PERIOD, cfg.LOG_PERIOD) == (5, 3, 8)
+
+
+def test_order_is_defaults_files_overrides_flags(written):
+    files = [written("LOG_PERIOD: 2\nNUM_SHARDS: 3\n"), written("LOG_PERIOD: 3\n", "second.yaml")]
+    assert config.load(files).LOG_PERIOD == 3
+    cfg = config.load(files, ["LOG_PERIOD", "4", "NUM_SHARDS", "5"], NUM_SHARDS=6, SHARD_ID=None)
+    assert (cfg.LOG_PERIOD, cfg.NUM_SHARDS, cfg.SHARD_ID) == (4, 6, 0)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but this\n", "---\n", "TRAIN: {}\n", "LOSSES: {}\nEVALS: {}\n"])
+def test_an_empty_file_or_node_changes_nothing(written, text):
+    assert config.load([written(text)]) == config.load()
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("SOLVER.BASE_LR", "1e-4", 1e-4),
+        ("SOLVER.BASE_LR", "4", 4.0),
+        ("SOLVER.BASE_LR", "-.5", -0.5),
+        ("TRAIN.BATCH_SIZE", "4", 4),
+        ("TRAIN.BATCH_SIZE", "4.0", 4),
+        ("TRAIN.ENABLE", "true", True),
+        ("TRAIN.ENABLE", "False", False),
+        ("OUTPUT_DIR", "123", "123"),
+        ("OUTPUT_DIR", "runs/a b", "runs/a b"),
+        ("TRAIN.CHECKPOINT_FILE_PATH", "None", ""),
+        ("MVIT.PATCH_KERNEL", "(3, 7, 7)", [3, 7, 7]),
+        ("MVIT.PATCH_KERNEL", "[3,7,7]", [3, 7, 7]),
+        ("MVIT.DIM_MUL", "[[1, 2.0], (3, 2)]", [[1, 2.0], [3, 2.0]]),
+        ("SOLVER.STEPS", "[0, 10]", [0.0, 10.0]),
+    ],
+)
+def test_overrides_take_the_key_s_type(key, text, value):
+    got = config.flat(config.load(overrides=[key, text]))[key]
+    assert got == value
+    assert type(got) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("SOLVER: {BASE_LR: 1e-4}", "SOLVER.BASE_LR", 1e-4),  # YAML 1.1 takes this for text
+        ("SOLVER: {BASE_LR: 1}", "SOLVER.BASE_LR", 1.0),
+        ("TRAIN: {BATCH_SIZE: 8.0}", "TRAIN.BATCH_SIZE", 8),
+        ("OUTPUT_DIR: 123", "OUTPUT_DIR", "123"),
+        ("TRAIN: {CHECKPOINT_FILE_PATH: null}", "TRAIN.CHECKPOINT_FILE_PATH", ""),
+        ("MVIT: {PATCH_KERNEL: [1, 2, 3]}", "MVIT.PATCH_KERNEL", [1, 2, 3]),
+        ("TRAIN: &t {BATCH_SIZE: 3}\nTEST: {<<: *t, NUM_SPATIAL_CROPS: 1}", "TEST.BATCH_SIZE", 3),
+    ],
+)
+def test_files_take_the_key_s_type(written, text, key, value):
+    got = config.flat(config.load([written(text)]))[key]
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_none_for_a_key_that_may_be_none():
+    optional = [
+        (path, key)
+        for path, key in config.component_schema().items()
+        if type(None) in getattr(key.type, "__args__", ())
+    ]
+    for path, _ in optional:
+        assert config.flat(config.load(overrides=[".".join(path), "None"]))[".".join(path)] is None
+    assert config.convert("None", list[int] | None, "A.B", "here") is None
+    assert config.convert("[1, 2]", list[int] | None, "A.B", "here") == [1, 2]
+
+
+def test_a_key_given_twice_counts_last_and_is_told(written, said):
+    cfg = config.load([written("TRAIN:\n  BATCH_SIZE: 3\n  EVAL_PERIOD: 2\n  BATCH_SIZE: 4\n")])
+    assert cfg.TRAIN.BATCH_SIZE == 4
+    assert [r.message.partition("run.yaml")[2] for r in said.records] == [
+        ":4: TRAIN.BATCH_SIZE stands on line 2 too; the last one counts"
+    ]
+
+
+def test_a_node_given_twice_counts_last_as_in_yaml(written, said):
+    cfg = config.load([written("TRAIN:\n  BATCH_SIZE: 3\nTRAIN:\n  EVAL_PERIOD: 2\n")])
+    assert (cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.EVAL_PERIOD) == (config.load().TRAIN.BATCH_SIZE, 2)
+    assert "TRAIN stands on line 1 too" in said.text
+
+
+# --- maps of components ----------------------------------------------------------------------------------------------
+
+
+def test_sugar_gives_entries_that_overrides_reach():
+    cfg = config.load(overrides=["TRAIN.EVAL_PERIOD", "4", "EVALS.val.CLIPS", "2", "EVALS.test.CROPS", "1"])
+    assert (cfg.EVALS.val.EVERY, cfg.EVALS.val.CLIPS, cfg.EVALS.val.SPLIT) == (4, 2, "val")
+    assert (cfg.EVALS.test.CLIPS, cfg.EVALS.test.CROPS) == (10, 1)
+    assert list(cfg.LOSSES) == [cfg.MODEL.LOSS_FUNC]
+
+
+def test_whoever_writes_losses_names_all_of_them(written):
+    cfg = config.load([written("LOSSES:\n  contrast: {NAME: infonce, WEIGHT: 2}\n")])
+    assert list(cfg.LOSSES) == ["contrast"]
+    assert cfg.LOSSES.contrast.WEIGHT == 2.0
+
+
+def test_another_name_in_a_child_starts_the_entry_afresh(written):
+    written("LOSSES:\n  a: {NAME: milnce, WEIGHT: 5.0}\n  b: {NAME: milnce, WEIGHT: 6.0}\n", "base.yaml")
+    cfg = config.load([written("_BASE_: base.yaml\nLOSSES:\n  a: {NAME: infonce}\n  b: {NAME: milnce}\n")])
+    assert (cfg.LOSSES.a.NAME, cfg.LOSSES.a.WEIGHT) == ("infonce", 1.0)
+    assert (cfg.LOSSES.b.NAME, cfg.LOSSES.b.WEIGHT) == ("milnce", 6.0)
+
+
+def test_in_one_file_the_order_of_name_and_keys_does_not_matter(written):
+    cfg = config.load([written("LOSSES:\n  a:\n    WEIGHT: 3\n    NAME: infonce\n")])
+    assert cfg.LOSSES.a.WEIGHT == 3.0
+
+
+def test_a_named_data_set_can_be_trained_and_tested_on(written):
+    text = "DATASETS:\n  mine: {NAME: kinetics, NUM_CLASSES: 3}\nTRAIN: {DATASET: mine}\nTEST: {DATASET: mine}\n"
+    cfg = config.load([written(text)])
+    assert cfg.EVALS.test.DATASET == "mine"
+    assert config.component(cfg, DATASETS, "mine")[1]["NUM_CLASSES"] == 3
+    assert config.spec(cfg).labels == {"mine": 3}
+
+
+# --- what is refused, and with which words ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("TRAIN:\n  BATCHSIZE: 3\n", 2, "unknown key TRAIN.BATCHSIZE; did you mean TRAIN.BATCH_SIZE?"),
+        ("LOG_PERIOD: 1\nTRIAN:\n  BATCH_SIZE: 3\n", 3, "unknown key TRIAN.BATCH_SIZE; did you mean TRAIN.BATCH_SIZE?"),
+        ("MVIT:\n  DEPHT: 3\n", 2, "unknown key MVIT.DEPHT; did you mean MVIT.DEPTH?"),
+        ("MODEL:\n  MODEL_NAME: MVits\n", 2, "MODEL.MODEL_NAME: unknown model 'MVits'; did you mean MViT?"),
+        ("MODEL:\n  LOSS_FUNC: cross_entrop\n", 2, "unknown loss 'cross_entrop'; did you mean cross_entropy?"),
+        ("LOSSES:\n  a:\n    NAME: infonse\n", 3, "LOSSES.a.NAME: unknown loss 'infonse'; did you mean infonce?"),
+        ("LOSSES:\n  a:\n    NAME: infonce\n    WIGHT: 2\n", 4, "LOSSES.a.WIGHT; did you mean LOSSES.a.WEIGHT?"),
+        ("LOSSES:\n  a:\n    WEIGHT: 2\n", 3, "LOSSES.a needs NAME: a registered loss"),
+        ("LOSSES:\n  a: {}\n", 2, "LOSSES.a needs NAME: a registered loss"),
+        ("TRAIN:\n  DATASET: kinetic\n", 2, "TRAIN.DATASET: unknown dataset 'kinetic'; did you mean kinetics?"),
+        ("EVALS:\n  x:\n    NAME: views\n    DATASET: nix\n", 4, "EVALS.x.DATASET: unknown dataset 'nix'"),
+        ("BATCHES:\n  NAME: shufled\n", 2, "BATCHES.NAME: unknown batches 'shufled'; did you mean shuffled?"),
+        ("TRAIN: 3\n", 1, "TRAIN is a node and takes keys, not the value 3"),
+        ("TRAIN:\n", 1, "TRAIN is a node and takes keys, not the value None"),
+        ("LOSSES: 3\n", 1, "LOSSES is a node and takes keys, not the value 3"),
+        ("LOSSES:\n  a: 3\n", 2, "LOSSES.a is a node and takes keys, not the value 3"),
+        ("EVALS:\n  val: 3\n", 2, "EVALS.val is a node and takes keys, not the value 3"),
+        ("BATCHES: shuffled\n", 1, "BATCHES is a node and takes keys, not the value 'shuffled'"),
+        ("TRAIN:\n  BATCH_SIZE:\n    A: 3\n", 3, "unknown key TRAIN.BATCH_SIZE.A; did you mean TRAIN.BATCH_SIZE?"),
+        ("TRAIN.BATCH_SIZE: 3\n", 1, "unknown key TRAIN.BATCH_SIZE"),
+        ("TRAIN:\n  BATCH_SIZE: many\n", 2, "TRAIN.BATCH_SIZE must be int, found 'many'"),
+        ("TRAIN:\n  BATCH_SIZE: 4.5\n", 2, "TRAIN.BATCH_SIZE must be int, found 4.5"),
+        ("TRAIN:\n  BATCH_SIZE: true\n", 2, "TRAIN.BATCH_SIZE must be int, found True"),
+        ("TRAIN:\n  BATCH_SIZE: null\n", 2, "TRAIN.BATCH_SIZE must be int, found None"),
+        ("TRAIN:\n  ENABLE: 1\n", 2, "TRAIN.ENABLE must be bool, found 1"),
+        ("OUTPUT_DIR: on\n", 1, "OUTPUT_DIR must be str, found True"),
+        ("OUTPUT_DIR: [a]\n", 1, "OUTPUT_DIR must be str, found ['a']"),
+        ("SOLVER:\n  BASE_LR: .nan\n", 2, "SOLVER.BASE_LR must be float, found nan"),
+        ("SOLVER:\n  BASE_LR: -.inf\n", 2, "SOLVER.BASE_LR must be float, found -inf"),
+        ("DATA:\n  MEAN: [a]\n", 2, "DATA.MEAN must be list[float], found ['a']"),
+        ("DATA:\n  MEAN: [.nan]\n", 2, "DATA.MEAN must be list[float], found [nan]"),
+        ("DATA:\n  MEAN: 0.5\n", 2, "DATA.MEAN must be list[float], found 0.5"),
+        ("1: 2\n", 1, "unknown key 1"),
+        ("TRIAN: {}\n", 1, "unknown key TRIAN; did you mean TRAIN?"),
+        ("TRAIN: {BATCH_SIZE: {}}\n", 1, "TRAIN.BATCH_SIZE must be int, found {}"),
+    ],
+)
+def test_mistakes_in_a_file(written, text, line, words):
+    file = written(text)
+    said = refusal(file)
+    assert said.startswith(f"{file}:{line}: ")
+    assert words in said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["TRAIN.BATCH_SIZE"], "overrides are pairs KEY VALUE; found an odd number of words"),
+        (["TRAIN.BATCHSIZE", "3"], "command line: unknown key TRAIN.BATCHSIZE; did you mean TRAIN.BATCH_SIZE?"),
+        (["TRAIN.BATCH_SIZE.A", "3"], "command line: unknown key TRAIN.BATCH_SIZE.A"),
+        (["TRAIN", "3"], "command line: TRAIN is a node and takes keys"),
+        (["EVALS", "3"], "command line: EVALS is a node and takes keys"),
+        (["EVALS.val", "3"], "command line: EVALS.val is a node and takes keys"),
+        (["EVALS.other.CLIPS", "3"], "command line: EVALS.other needs NAME"),
+        (["DATASETS.mine.NAME", "kinetics"], "DATASETS.mine: NUM_CLASSES must be given"),
+        (["EVALS.other.NAME", "views"], "EVALS.other: DATASET must be given"),
+        (["MODEL.MODEL_NAME", "MVit2"], "command line: MODEL.MODEL_NAME: unknown model 'MVit2'; did you mean MViT?"),
+        (["SOLVER.BASE_LR", "inf"], "command line: SOLVER.BASE_LR must be float, found 'inf'"),
+        (["SOLVER.BASE_LR", "1e400"], "command line: SOLVER.BASE_LR must be float"),
+        (["TRAIN.BATCH_SIZE", "-" * 30_000], "command line: TRAIN.BATCH_SIZE must be int"),
+        (["DATA.MEAN", "-" * 9_000], "command line: DATA.MEAN must be list[float]"),
+        (["DATA.MEAN", "[" * 9_000], "command line: DATA.MEAN must be list[float]"),
+        (["DATA.MEAN", "__import__('os')"], "command line: DATA.MEAN must be list[float]"),
+        (["", "3"], "command line: unknown key"),
+        (["_BASE_", "x.yaml"], "command line: unknown key _BASE_"),
+    ],
+)
+def test_mistakes_on_the_command_line(overrides, words):
+    said = refusal(overrides=overrides)
+    assert words in said
+    assert len(said) < 400 + sum(map(len, overrides)) * (len(overrides) % 2)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("http://example.org/a.yaml", "must be a path relative to the file that names it"),
+        ("file:a.yaml", "must be a path relative to the file that names it"),
+        ("/etc/a.yaml", "must be a path relative to the file that names it"),
+        ("nix.yaml", "names no file"),
+        ("[a]", "names no file"),
+        ("''", "names no file"),
+        ("run.yaml", "goes round in a circle: run.yaml -> run.yaml"),
+        ("there.yaml", "goes round in a circle: run.yaml -> there.yaml -> run.yaml"),
+        ("code.py", "expected a .yaml file; nothing else is read as a config"),
+    ],
+)
+def test_bases_that_are_refused(written, base, words):
+    written("_BASE_: run.yaml\n", "there.yaml")
+    written("raise SystemExit\n", "code.py")
+    assert words in refusal(written(f"_BASE_: {base}\n"))
+
+
+def test_missing_or_foreign_files(written, tmp_path):
+    assert "does not exist" in refusal(tmp_path / "nix.yaml")
+    assert "expected a .yaml file" in refusal(written("TRAIN: {}\n", "a.json"))
+    (tmp_path / "latin.yaml").write_bytes(b"OUTPUT_DIR: caf\xe9\n")
+    assert "not UTF-8 text (byte 15)" in refusal(tmp_path / "latin.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    assert "does not exist" in refusal(tmp_path / "folder.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- 1\n", "expected `KEY: value` lines, found a sequence"),
+        ("hello\n", "expected `KEY: value` lines, found a scalar"),
+        ("TRAIN:\n\tBATCH_SIZE: 3\n", "line 2"),
+        ("TRAIN: [1\n", "not valid YAML"),
+        ("A: \x00\n", "not valid YAML"),
+        ("TRAIN: {}\n---\nTEST: {}\n", "not valid YAML"),
+        ("".join(" " * i + "a:\n" for i in range(30)), "nested more than 20 deep"),
+        ("[" * 600, "nested too deeply"),
+        ("A: " + "{a: " * 600, "nested too deeply"),
+        ("A: &a [*a]\n", "recursive"),
+        ("A: &a\n  B: *a\n", "nested more than 20 deep"),
+        ("A: &a\n  <<: *a\n", "unknown key A"),
+        (" " * 1_000_001, "a config has at most"),
+    ],
+)
+def test_what_is_no_config(written, text, words):
+    assert words in refusal(written(text))
+
+
+def test_aliases_that_would_fill_the_memory(written):
+    """Ten levels, each of nine aliases of the level before: 9 ** 9 leaves if they were written out."""
+    nodes = "A0: &a0 {x: 1}\n" + "".join(
+        f"A{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(9))}}}\n" for n in range(1, 10)
+    )
+    assert "more than 10000 keys" in refusal(written(nodes))
+    lists = ", ".join(["&a0 [1]", *(f"&a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))])
+    for key in ("OUTPUT_DIR", "TRAIN", "DATA: {MEAN"):
+        said = refusal(written(f"{key}: [{lists}]" + "}" * ("{" in key)))
+        assert len(said) < 400
+
+
+PAYLOAD = "!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{}']]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "OUTPUT_DIR: " + PAYLOAD,
+        "DATA:\n  MEAN: [" + PAYLOAD + "]",
+        PAYLOAD + ": 3",
+        PAYLOAD,
+        "TRAIN: !!python/object/new:pathlib.Path {{BATCH_SIZE: 3}}",
+        "TRAIN: !mine {{BATCH_SIZE: 3}}",
+        "OUTPUT_DIR: !!python/name:os.system",
+        "OUTPUT_DIR: !!python/module:antigravity",
+        "!!python/dict {{LOG_PERIOD: 3}}",
+        "TRAIN: !!set {{ENABLE}}",
+    ],
+)
+def test_yaml_tags_are_refused_and_not_run(written, tmp_path, text):
+    said = refusal(written(text.format(tmp_path / "ran")))
+    assert "tag" in said or "found a sequence" in said
+    assert not (tmp_path / "ran").exists()
+
+
+def test_python_configs_are_refused_and_not_run(written, tmp_path):
+    code = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\ncfg = {{}}\n"
+    assert "expected a .yaml file" in refusal(written(code, "config.py"))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("module", ["config", "registry", "dialect"])
+def test_nothing_is_checked_by_assert(module):
+    """`python -O` removes assertions, and with them the checks."""
+    tree = ast.parse((ROOT / f"videorl/{module}.py").read_text())
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+
+
+def test_a_misspelt_key_is_found_at_once(written):
+    registry.discover()
+    file = written("_BASE_: base.yaml\nTRAIN: {BATCHSIZE: 1}\n")
+    written(SHIPPED[0].read_text(), "base.yaml")
+    begun = time.process_time()
+    refusal(file)
+    assert time.process_time() - begun < 1.0
+
+
+# --- after loading ---------------------------------------------------------------------------------------------------
+
+
+def test_the_tree_is_frozen():
+    cfg = config.load()
+    for node, key in ((cfg, "LOG_PERIOD"), (cfg.TRAIN, "BATCH_SIZE"), (cfg.EVALS.test, "CLIPS"), (cfg.MVIT, "NEW")):
+        with pytest.raises(AttributeError, match="immutable"):
+            setattr(node, key, 1)
+
+
+@pytest.mark.parametrize("file", [None, *SHIPPED], ids=lambda f: f.stem if f else "defaults")
+def test_a_dumped_tree_reads_back_equal(written, file):
+    cfg = config.load([file] if file else [])
+    again = config.load([written(config.dump(cfg))])
+    assert again == cfg
+    assert config.dump(again) == config.dump(cfg)
+    assert config.flat(again) == config.flat(cfg)
+
+
+def test_a_dumped_tree_with_odd_values_reads_back_equal(written):
+    text = """
+    OUTPUT_DIR: "0123"
+    AUG: {AA_TYPE: "null"}
+    DATA: {CLASS_NAMES: "a: b #c", PATH_LABEL_SEPARATOR: "\\t", MEAN: []}
+    SOLVER: {BASE_LR: 1.0e-30}
+    LOSSES:
+      1: {NAME: infonce}
+      yes: {NAME: milnce, WEIGHT: 0}
+    EVALS:
+      test: {NAME: views, CLIPS: 3}
+      extra: {NAME: views, DATASET: ssv2}
+    """
+    cfg = config.load([written(text)])
+    assert config.load([written(config.dump(cfg), "again.yaml")]) == cfg
+    assert cfg.OUTPUT_DIR == "0123"
+
+
+def test_ranks_compare_all_but_their_own_number():
+    one, two = (config.flat(config.load(SHARD_ID=i, NUM_SHARDS=2)) for i in range(2))
+    assert one == two
+    assert one["NUM_SHARDS"] == 2
+    assert one != config.flat(config.load(NUM_SHARDS=2, overrides=["SOLVER.BASE_LR", "0.3"]))
+
+
+# --- the keys themselves ---------------------------------------------------------------------------------------------
+
+
+def _reads(file: Path) -> set[str]:
+    """Names of attributes and dotted text (bound keys) in a file."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return names | {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+
+
+def test_every_global_key_is_read():
+    """A key NODE.KEY is read where a file holds `.NODE` and `.KEY`, or the text "NODE.KEY"."""
+    files = [*ROOT.glob("videorl/**/*.py"), ROOT / "tools/run_net.py"]
+    read = [_reads(file) for file in files]
+    unread = [
+        ".".join(path)
+        for path in config.global_schema()
+        if not any(".".join(path) in names or set(path) <= names for names in read)
+    ]
+    assert not unread
+
+
+def test_every_global_key_has_a_comment():
+    bare = [".".join(path) for path, key in config.global_schema().items() if len(key.doc) < 4]
+    assert not bare
+
+
+@pytest.mark.parametrize("what", [DATASETS, BATCHES, MODELS, LOSSES, EVALS], ids=lambda r: r.kind)
+def test_every_key_of_every_component_is_documented(what):
+    registry.discover()
+    keys = [(name, key) for name in what for key in what[name].keys.values() if not key.bound]
+    assert not [f"{name}.{key.name}" for name, key in keys if len(key.doc) < 4]
+
+
+def test_bound_keys_exist_and_have_the_parameter_s_type():
+    registry.discover()
+    schema = config.global_schema()
+    for what in (DATASETS, BATCHES, MODELS, LOSSES, EVALS):
+        for key in (key for name in what for key in what[name].keys.values() if key.bound):
+            path = tuple(key.bound.split("."))
+            assert path in schema, key.bound
+            assert not isinstance(key.type, type) or key.type is schema[path].type, key.bound
+
+
+def test_help_names_type_default_and_meaning():
+    text = config.describe("TRAIN.BATCH_SIZE")
+    assert text.startswith("TRAIN.BATCH_SIZE  (int, default 64)\n    videos in one micro-batch")
+    node = config.describe("mvit")
+    assert all(f"MVIT.{name}  (" in node for name in MODELS["MViT"].keys if not MODELS["MViT"].keys[name].bound)
+    assert "EVALS.<name>.DATASET  (str, default required)" in config.describe("EVALS")
+    everything = config.describe("")
+    assert all(".".join(path) in everything for path in config.global_schema())
+
+
+def test_help_on_an_unknown_name_offers_the_nearest():
+    with pytest.raises(UserError, match=re.escape("unknown node or key TRAIN.BATCHSIZE; did you mean TRAIN.BATCH_SIZE?")):
+        config.describe("TRAIN.BATCHSIZE")
+    with pytest.raises(UserError, match=re.escape("did you mean SOLVER?")):
+        config.describe("SOLVR")

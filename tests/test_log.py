@@ -1,0 +1,188 @@
+"""What a run writes about itself: readable by others, cut back on resume, and never the reason that it ends."""
+
+import contextlib
+import errno
+import json
+import logging
+
+import pytest
+
+from videorl import log as logs
+from videorl.log import Metrics, Progress, duration, log
+
+ROW = {"step": 3, "epoch": 0.5, "loss": 1.25, "lr": 0.1}
+STATS = {"epoch": "1/2", "iter": "3/6", "loss": 1.23456789, "lr": 1e-7, "eta": "0:00:09", "top1_err": 25.0}
+
+
+@pytest.fixture
+def said(caplog, monkeypatch):
+    monkeypatch.setattr(log, "propagate", True)
+    caplog.set_level(logging.INFO, "videorl")
+    return caplog
+
+
+@pytest.fixture
+def restored():
+    """Leaves the logger as it was."""
+    before = log.handlers[:], log.propagate, log.level
+    yield
+    for handler in log.handlers:
+        with contextlib.suppress(OSError):
+            handler.close()
+    log.handlers[:], log.propagate = before[0], before[1]
+    log.setLevel(before[2])
+
+
+def rows(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_json_stats_are_read_as_pyslowfast_s(tmp_path):
+    """Its tools take the lines that begin with `json_stats: ` and read the rest as json."""
+    metrics = Metrics(tmp_path)
+    metrics.train(ROW, STATS)
+    metrics.evaluated({"name": "val", **ROW}, {"_type": "val_epoch", "top1_err": float("nan"), "n": 7})
+    prefix = "json_stats: "
+    lines = (tmp_path / "json_stats.log").read_text().splitlines()
+    assert all(line.startswith(prefix) for line in lines)
+    train, val = (json.loads(line.removeprefix(prefix)) for line in lines)
+    assert train == {**STATS, "_type": "train_iter_", "loss": 1.23457, "lr": 0.0}
+    assert list(train) == sorted(train)
+    assert val == {"_type": "val_epoch", "top1_err": None, "n": 7}
+
+
+def test_metrics_lines(tmp_path):
+    metrics = Metrics(tmp_path)
+    metrics.train(ROW, STATS)
+    metrics.evaluated({"name": "val", "top1": 0.5, "step": 3}, STATS)
+    assert rows(tmp_path) == [{"kind": "train", **ROW}, {"kind": "eval", "name": "val", "top1": 0.5, "step": 3}]
+
+
+def test_a_resumed_run_forgets_the_steps_it_does_again(tmp_path):
+    metrics = Metrics(tmp_path)
+    metrics.forget_after(5)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    for step in range(1, 8):
+        metrics.train({**ROW, "step": step}, STATS)
+    with (tmp_path / "metrics.jsonl").open("ab") as out:
+        out.write(b'null\n{"step": null}\n\xff\xfe\0\n{"kind": "train", "step": 8, "lo')  # as kill -9 may leave it
+    metrics.forget_after(5)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5]
+    metrics.train({**ROW, "step": 6}, STATS)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    metrics.forget_after(0)
+    assert rows(tmp_path) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["json_stats.log", "metrics.jsonl"]
+
+
+def test_a_log_that_cannot_be_written_is_told_once_and_ends_nothing(tmp_path, said):
+    (tmp_path / "metrics.jsonl").mkdir()
+    metrics = Metrics(tmp_path)
+    for _ in range(3):
+        metrics.train(ROW, STATS)
+        metrics.evaluated({"name": "val", **ROW}, STATS)
+        metrics.forget_after(1)
+    assert [r.levelname for r in said.records] == ["WARNING"]
+    assert "metrics.jsonl cannot be written (" in said.text
+    assert "the run goes on without" in said.text
+    assert len((tmp_path / "json_stats.log").read_text().splitlines()) == 6, "the other log is written"
+
+
+def test_a_full_disk_ends_no_run(tmp_path, said):
+    for name in ("metrics.jsonl", "json_stats.log"):
+        (tmp_path / name).symlink_to("/dev/full")
+    metrics = Metrics(tmp_path)
+    for _ in range(3):
+        metrics.train(ROW, STATS)
+    assert said.text.count("No space left on device") == 2
+    assert [r.getMessage().split()[0] for r in said.records] == ["metrics.jsonl", "json_stats.log"]
+
+
+def test_tensorboard_gets_numbers_and_its_failure_ends_no_run(tmp_path, said):
+    class Writer:
+        got = []
+
+        def add_scalar(self, name, value, step):
+            if step > 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.got.append((name, value, step))
+
+        def close(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    metrics = Metrics(tmp_path)
+    metrics.draw(lambda writer: pytest.fail("there is no writer"))
+    metrics.writer = Writer()
+    metrics.train({**ROW, "note": "text"}, STATS)
+    assert Writer.got == [(f"Train/{k}", v, 3) for k, v in ROW.items()]
+    for step in (4, 5):
+        metrics.train({**ROW, "step": step}, STATS)
+    metrics.draw(lambda writer: writer.add_scalar("x", 1, 9))
+    metrics.close()
+    assert said.text.count("TensorBoard cannot be written") == 1
+    assert [row["step"] for row in rows(tmp_path)] == [3, 4, 5]
+
+
+def test_an_event_folder_that_cannot_be_made_ends_no_run(tmp_path, said):
+    (tmp_path / "events").write_text("a file")
+    metrics = Metrics(tmp_path, tmp_path / "events")
+    assert metrics.writer is None
+    assert "no TensorBoard files" in said.text
+
+
+@pytest.mark.usefixtures("restored")
+def test_the_main_process_logs_to_console_and_file(tmp_path, capsys):
+    logs.setup(tmp_path, main=True)
+    log.info("hello %d", 3)
+    logs.setup(tmp_path, main=True)
+    log.info("again")
+    lines = (tmp_path / "stdout.log").read_text().splitlines()
+    assert [line.partition("] ")[2] for line in lines] == ["hello 3", "again"]
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+@pytest.mark.usefixtures("restored")
+def test_the_other_processes_only_warn(tmp_path, capsys):
+    logs.setup(tmp_path, main=False)
+    log.info("hello")
+    log.warning("careful")
+    assert "careful" in capsys.readouterr().out
+    assert not (tmp_path / "stdout.log").exists()
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_console_log_that_cannot_be_made_ends_no_run(tmp_path, capsys):
+    (tmp_path / "stdout.log").mkdir()
+    logs.setup(tmp_path, main=True)
+    log.info("goes on")
+    said = capsys.readouterr().out
+    assert "stdout.log cannot be written" in said
+    assert "goes on" in said
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_disk_that_fills_up_is_told_once_on_the_console(tmp_path, capsys):
+    (tmp_path / "stdout.log").symlink_to("/dev/full")
+    logs.setup(tmp_path, main=True)
+    for number in range(3):
+        log.info("line %d", number)
+    out, err = capsys.readouterr()
+    assert [line.partition("] ")[2] for line in out.splitlines()] == [
+        "line 0",
+        "stdout.log cannot be written ([Errno 28] No space left on device); the run goes on without",
+        "line 1",
+        "line 2",
+    ]
+    assert err == ""
+
+
+def test_progress_counts_from_where_a_run_resumed(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    progress = Progress(10, "train", shown=False, start=4)
+    for _ in range(2):
+        now[0] += 3.0
+        progress.step()
+    assert progress.seconds_left() == pytest.approx(4 * 3.0)
+    progress.close()
+    assert duration(3661.9) == "1:01:01"

@@ -1,0 +1,171 @@
+"""Times the training step of a config's model: forward, backward, optimizer, and peak memory. Prints JSON.
+
+python tools/bench_step.py --cfg configs/Kinetics/MVITv2_S_16x4.yaml --batch 1 --against torchvision
+times torchvision's mvit_v2_s in the same process, step by step in turn, so that a slow moment of the machine hits both.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import nn
+
+from videorl import config, dist
+from videorl.engine import build, optim
+from videorl.registry import UserError
+
+PARTS = ("forward", "backward", "optimizer", "step")
+
+
+class Contestant:
+    """A model with its optimizer, and what its steps took."""
+
+    def __init__(self, name: str, model: nn.Module, optimizer: torch.optim.Optimizer, dtype: torch.dtype):
+        self.name, self.model, self.optimizer, self.dtype = name, model.train(), optimizer, dtype
+        self.seconds: dict[str, list[float]] = {part: [] for part in PARTS}
+        self.peak = 0.0
+
+    def step(self, video: torch.Tensor, labels: torch.Tensor) -> None:
+        """One optimizer step; its parts are added to `seconds` [s], its memory to `peak` [MiB above what stood before]."""
+        device = video.device
+        with _Peak(device) as peak:
+            times = [_now(device)]
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+                outputs = self.model(video)
+            logits = outputs["logits"] if isinstance(outputs, dict) else outputs
+            loss = nn.functional.cross_entropy(logits.float(), labels)
+            times.append(_now(device))
+            loss.backward()
+            times.append(_now(device))
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            times.append(_now(device))
+        self.peak = max(self.peak, peak.mebibytes)
+        spans = [b - a for a, b in zip(times, times[1:], strict=False)]
+        for part, span in zip(PARTS, [*spans, times[-1] - times[0]], strict=True):
+            self.seconds[part].append(span)
+
+    def result(self, batch: int) -> dict:
+        medians = {part: round(statistics.median(values), 4) for part, values in self.seconds.items()}
+        return {
+            "seconds": medians,
+            "fastest_step": round(min(self.seconds["step"]), 4),
+            "clips_per_second": round(batch / medians["step"], 3),
+            "peak_mebibytes": round(self.peak),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+
+
+class _Peak:
+    """Most memory in use at any moment inside, above that at the start."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def __enter__(self):
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+        else:
+            self.before = self.most = _resident()
+            self.done = threading.Event()
+            self.thread = threading.Thread(target=self._sample, daemon=True)
+            self.thread.start()
+        return self
+
+    def _sample(self) -> None:
+        while not self.done.wait(0.01):
+            self.most = max(self.most, _resident())
+
+    def __exit__(self, *_):
+        if self.device.type == "cuda":
+            self.mebibytes = (torch.cuda.max_memory_allocated() - self.before) / 2**20
+        else:
+            self.done.set()
+            self.thread.join()
+            self.mebibytes = (self.most - self.before) / 2**20
+
+
+def _resident() -> int:
+    """Bytes of main memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def contestants(cfg, against: str, dtypes: list[torch.dtype]) -> list[Contestant]:
+    found = []
+    for dtype in dtypes:
+        model = build.model(cfg)
+        optimizer = optim.build_optimizer(cfg, model, nn.Module())
+        found.append(Contestant(f"videorl {_short(dtype)}", model, optimizer, dtype))
+        if against == "torchvision":
+            other = _torchvision(cfg)
+            groups = torch.optim.AdamW(other.parameters(), lr=1e-4, fused=dist.device().type == "cuda")
+            found.append(Contestant(f"torchvision {_short(dtype)}", other, groups, dtype))
+    return found
+
+
+def _torchvision(cfg) -> nn.Module:
+    from torchvision.models.video import mvit_v2_s
+
+    if (cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE) != (16, 224):
+        raise UserError("torchvision's mvit_v2_s takes 16 frames of 224 pixels only: use configs/Kinetics/MVITv2_S_16x4.yaml")
+    return mvit_v2_s(num_classes=cfg.MODEL.NUM_CLASSES).to(dist.device())
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cfg", required=True)
+    parser.add_argument("--batch", type=int, default=1, help="clips")
+    parser.add_argument("--steps", type=int, default=5, help="counted steps of each, after one that is not")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16, or both: float32,bfloat16")
+    parser.add_argument("--against", default="none", choices=["none", "torchvision"])
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
+    args = parser.parse_intermixed_args()
+    with dist.exit_codes():
+        cfg = config.load([args.cfg], args.overrides)
+        dist.launch(lambda: run(cfg, args), gpus=min(1, dist.count_gpus(-1)))
+
+
+def run(cfg, args) -> None:
+    device, size = dist.device(), cfg.DATA.TRAIN_CROP_SIZE
+    video = torch.randn(args.batch, 3, cfg.DATA.NUM_FRAMES, size, size, device=device)
+    labels = torch.randint(cfg.MODEL.NUM_CLASSES, (args.batch,), device=device)
+    dtypes = [getattr(torch, name) for name in args.dtype.split(",")]
+    field = contestants(cfg, args.against, dtypes)
+    for number in range(args.steps + 1):
+        for one in field:
+            one.step(video, labels)
+            if number == 0:
+                one.seconds = {part: [] for part in PARTS}
+                one.peak = 0.0
+    results = {one.name: one.result(args.batch) for one in field}
+    first = field[0].name
+    ratios = {
+        f"{first} / {name}": round(results[first]["seconds"]["step"] / found["seconds"]["step"], 3)
+        for name, found in results.items()
+        if name != first
+    }
+    shape = [args.batch, 3, cfg.DATA.NUM_FRAMES, size, size]
+    threads = torch.get_num_threads()
+    print(json.dumps({"device": str(device), "threads": threads, "clip": shape, "models": results, "step_ratio": ratios}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
