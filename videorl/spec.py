@@ -60,8 +60,8 @@ class Views:
 class Reading:
     """How videos are opened: backend, and limits that are checked before decoding."""
 
-    backend: str = "auto"
-    max_pixels: int = 4096 * 2304
+    backend: str = "pyav"
+    max_pixels: int = 36_000_000
     allow_outside_root: bool = False
 
 

@@ -152,8 +152,8 @@ def parse_line(
     if not allow_outside:
         _check_inside(path)
     parts = label.split(",") if multi_label else [label]
-    if not all(re.fullmatch(r"[0-9]{1,9}", p) for p in parts):
-        kind = "class numbers `3,14`" if multi_label else "a class number"
+    if not all(re.fullmatch(r"[0-9]{1,9}", p) for p in parts) or (multi_label and path.endswith(",")):
+        kind = "class numbers `3,14` (no spaces)" if multi_label else "a class number"
         raise ValueError(f"expected {kind} after {separator!r}, found {label[:40]!r}")
     numbers = [int(p) for p in parts]
     if max(numbers) >= num_classes:

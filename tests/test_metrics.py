@@ -1,0 +1,95 @@
+"""Classification metrics against slow references and scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as oracle
+
+from videorl.metrics.classification import class_accuracy, confusion, mean_average_precision, topk_accuracy
+
+
+@pytest.fixture(params=range(5))
+def drawn(request):
+    """Scores [N, C] without ties, labels and predictions [N]; the last class has no samples."""
+    random = np.random.default_rng(request.param)
+    n, classes = int(random.integers(20, 60)), int(random.integers(3, 12))
+    scores = random.permutation(n * classes).reshape(n, classes).astype(np.float32)
+    return scores, random.integers(0, classes - 1, n), classes
+
+
+def topk_slowly(scores, labels, k) -> float:
+    """Counts a sample when fewer than k other classes score at least as high as its own."""
+    right = 0
+    for row, label in zip(scores.tolist(), labels.tolist()):
+        rivals = sum(score >= row[label] for j, score in enumerate(row) if j != label)
+        right += rivals < k
+    return right / len(labels)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_topk_accuracy(drawn, k):
+    scores, labels, classes = drawn
+    got = topk_accuracy(scores, labels, k)
+    assert got == pytest.approx(topk_slowly(scores, labels, k), abs=1e-12)
+    if k < classes:
+        expected = oracle.top_k_accuracy_score(labels, scores, k=k, labels=range(classes))
+        assert got == pytest.approx(expected, abs=1e-12)
+    else:
+        assert got == 1.0
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_topk_with_ties_counts_against_the_label(k):
+    random = np.random.default_rng(0)
+    scores, labels = random.integers(0, 3, (200, 4)).astype(float), random.integers(0, 4, 200)
+    assert topk_accuracy(scores, labels, k) == pytest.approx(topk_slowly(scores, labels, k), abs=1e-12)
+    assert topk_accuracy(np.zeros((10, 4)), np.zeros(10, int), 3) == 0.0, "a model that says nothing is right never"
+    assert topk_accuracy(np.zeros((10, 4)), np.zeros(10, int), 4) == 1.0
+
+
+def test_scores_that_are_no_numbers_are_never_right():
+    assert topk_accuracy(np.full((3, 4), np.nan), np.zeros(3, int), 1) == 0.0
+
+
+def test_confusion(drawn):
+    scores, labels, classes = drawn
+    predicted = scores.argmax(1)
+    expected = oracle.confusion_matrix(labels, predicted, labels=range(classes))
+    assert np.array_equal(confusion(predicted, labels, classes), expected)
+
+
+def test_class_accuracy(drawn):
+    scores, labels, classes = drawn
+    predicted = scores.argmax(1)
+    got = class_accuracy(predicted, labels, classes)
+    assert np.isnan(got[-1])
+    expected = oracle.recall_score(labels, predicted, labels=range(classes), average=None, zero_division=np.nan)
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+    assert np.nanmean(got) == pytest.approx(oracle.balanced_accuracy_score(labels, predicted), abs=1e-12)
+
+
+def average_precision_slowly(scores, targets) -> float:
+    """Mean over the positives of the precision among all that score at least as high."""
+    precisions = []
+    for score, target in zip(scores, targets):
+        if target:
+            above = scores >= score
+            precisions.append(targets[above].sum() / above.sum())
+    return float(np.mean(precisions))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_mean_average_precision(ties):
+    random = np.random.default_rng(3)
+    scores = random.integers(0, 6 if ties else 10**6, (40, 7)).astype(float)
+    targets = random.random((40, 7)) < 0.2
+    targets[:, 4] = False
+    wanted = [average_precision_slowly(scores[:, c], targets[:, c]) for c in range(7) if targets[:, c].any()]
+    assert len(wanted) == 6
+    assert mean_average_precision(scores, targets.astype(np.float32)) == pytest.approx(np.mean(wanted), abs=1e-12)
+
+
+def test_of_no_samples_there_is_no_accuracy():
+    none = np.zeros((0, 3))
+    assert np.isnan(topk_accuracy(none, np.zeros(0, int), 1))
+    assert np.isnan(class_accuracy(np.zeros(0, int), np.zeros(0, int), 3)).all()
+    assert np.isnan(mean_average_precision(np.ones((4, 2)), np.zeros((4, 2))))
