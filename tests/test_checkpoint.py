@@ -137,40 +137,48 @@ def test_a_disk_quota_that_ends_inside_the_file(tmp_path):
     assert checkpoint.newest(tmp_path) == good
 
 
-def test_killed_between_any_two_writes_there_is_one_to_resume(tmp_path, monkeypatch):
-    """Stops `save` after each of its changes to the folder, as kill -9 would, without its clean-up."""
+class Killed(BaseException):
+    """Like kill -9: the clean-up that `save` tries is stopped too."""
 
-    class Killed(BaseException):
-        pass
 
-    done = False
-    for last in range(20):
-        folder = tmp_path / str(last)
-        saved(folder, 1)
-        with monkeypatch.context() as patch:
-            left = [last]
-            for module, name in ((os, "replace"), (os, "fsync"), (Path, "unlink")):
+class Countdown:
+    """Lets `left` of the wrapped calls through and stops every later one."""
 
-                def counted(*args, real=getattr(module, name), **kwargs):
-                    left[0] -= 1
-                    if left[0] < 0:
-                        raise Killed
-                    return real(*args, **kwargs)
+    def __init__(self, left: int):
+        self.left = left
 
-                patch.setattr(module, name, counted)
-            try:
-                saved(folder, 2)
-                done = True
-            except Killed:
-                pass
-        found = checkpoint.newest(folder)
-        checkpoint.sweep(folder)
-        assert value_in(found) == int(checkpoint.NAME.match(found.name)[1])
-        assert not list(folder.glob("*.tmp"))
-        if done:
-            assert found.name == checkpoint.name_of(2)
-            break
-    assert done
+    def wrap(self, real):
+        def counted(*args, **kwargs):
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+            return real(*args, **kwargs)
+
+        return counted
+
+
+WRITES = 9  # of one save: flush, flush, unlink, rename, folder, rename, clean-up, clean-up, folder
+COMMITTED = 6
+
+
+@pytest.mark.parametrize("done", range(WRITES + 1))
+def test_killed_between_any_two_writes_there_is_one_to_resume(tmp_path, monkeypatch, done):
+    saved(tmp_path, 1)
+    countdown = Countdown(done)
+    with monkeypatch.context() as patch:
+        for module, name in ((os, "replace"), (os, "fsync"), (Path, "unlink")):
+            patch.setattr(module, name, countdown.wrap(getattr(module, name)))
+        try:
+            saved(tmp_path, 2)
+            killed = False
+        except Killed:
+            killed = True
+    assert killed == (done < WRITES)
+    found = checkpoint.newest(tmp_path)
+    assert value_in(found) == int(checkpoint.NAME.match(found.name)[1])
+    assert found.name == checkpoint.name_of(2 if done >= COMMITTED else 1)
+    checkpoint.sweep(tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_sweep_takes_only_what_is_half_written(tmp_path, said):
@@ -236,7 +244,10 @@ DAMAGE = {
     "last byte": (cut(1.0), "bytes where"),
     "empty": (lambda f: f.write_bytes(b""), "0 bytes where"),
     "longer": (lambda f: f.write_bytes(f.read_bytes() + b"junk"), "bytes where"),
-    "another's": (lambda f: checkpoint.save(f.with_name("x.pyth"), {"a": 1}) or f.with_name("x.pyth").replace(f), "wher"),
+    "another's": (
+        lambda f: checkpoint.save(f.with_name("x.pyth"), {"a": 1}) or f.with_name("x.pyth").replace(f),
+        "wher",
+    ),
     "mark cut": (lambda f: os.truncate(f.with_suffix(".json"), 20), "checkpoint_epoch_00002.json is not readable"),
     "mark of zeros": (lambda f: f.with_suffix(".json").write_bytes(bytes(90)), "json is not readable"),
     "mark a list": (lambda f: f.with_suffix(".json").write_text("[1]"), "json is not readable"),
@@ -281,7 +292,12 @@ def test_newest_counts_epochs_and_steps_as_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "does not exist"), (b"", "cannot be read: EOFError"), (b"hello" * 99, "cannot be read"), ([1], "found a list")],
+    [
+        (None, "does not exist"),
+        (b"", "cannot be read: EOFError"),
+        (b"hello" * 99, "cannot be read"),
+        ([1], "found a list"),
+    ],
 )
 def test_what_is_no_checkpoint(tmp_path, content, words):
     file = tmp_path / "x.pyth"
@@ -415,8 +431,8 @@ def test_the_audit_names_what_did_not_fit(said):
     numbers = sum(v.numel() for v in target.state_dict().values())
     part = 100 * (numbers - 12) / numbers
     assert said.messages == [
-        f"file.pyth: {part:.1f} % of the model's numbers loaded (7 of 9 tensors); 1 of another shape: 2.bias (5,) for (2,);"
-        " 1 missing: 1.bias; 1 not used: head.extra"
+        f"file.pyth: {part:.1f} % of the model's numbers loaded (7 of 9 tensors);"
+        " 1 of another shape: 2.bias (5,) for (2,); 1 missing: 1.bias; 1 not used: head.extra"
     ]
     assert torch.equal(target[0].weight, weights["0.weight"])
     assert torch.equal(target[2].bias, kept)

@@ -53,7 +53,7 @@ def test_defaults_are_complete_and_typed():
         value = config.flat(cfg).get(".".join(path))
         assert value is None or isinstance(value, key.type if isinstance(key.type, type) else list), path
     assert cfg.MODEL.MODEL_NAME == "MViT"
-    assert cfg.MVIT.DEPTH == MODELS["MViT"].keys["DEPTH"].default
+    assert MODELS["MViT"].keys["DEPTH"].default == cfg.MVIT.DEPTH
 
 
 def test_base_is_read_first_and_relative_to_the_file_that_names_it(written):
@@ -467,7 +467,9 @@ def test_help_names_type_default_and_meaning():
 
 
 def test_help_on_an_unknown_name_offers_the_nearest():
-    with pytest.raises(UserError, match=re.escape("unknown node or key TRAIN.BATCHSIZE; did you mean TRAIN.BATCH_SIZE?")):
+    with pytest.raises(
+        UserError, match=re.escape("unknown node or key TRAIN.BATCHSIZE; did you mean TRAIN.BATCH_SIZE?")
+    ):
         config.describe("TRAIN.BATCHSIZE")
     with pytest.raises(UserError, match=re.escape("did you mean SOLVER?")):
         config.describe("SOLVR")

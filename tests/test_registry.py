@@ -67,10 +67,11 @@ def test_a_component_without_a_constructor_has_no_keys():
 
 def test_a_name_can_be_taken_once():
     things = Registry("thing")
-    things.register("a")(dict)
-    with pytest.raises(ValueError, match="thing 'a' is registered twice: by .*dict.* and .*list"):
-        things.register("a")(list)
-    assert things["a"].build is dict
+    one, two = type("One", (), {}), type("Two", (), {})
+    things.register("a")(one)
+    with pytest.raises(ValueError, match="thing 'a' is registered twice: by .*One.* and .*Two"):
+        things.register("a")(two)
+    assert things["a"].build is one
 
 
 def test_a_key_needs_a_type():
@@ -90,7 +91,7 @@ def test_a_bound_name_must_be_a_parameter():
 def test_unknown_names_offer_the_nearest():
     things = Registry("thing")
     for name in ("MViT", "S3D"):
-        things.register(name)(dict)
+        things.register(name)(type(name, (), {}))
     with pytest.raises(UserError, match=re.escape("unknown thing 'mvitt'; did you mean MViT? (known: MViT, S3D)")):
         things["mvitt"]
     with pytest.raises(UserError, match=re.escape("unknown thing 'x' (known: MViT, S3D)")):

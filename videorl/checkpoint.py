@@ -28,7 +28,13 @@ BEST = "best.pyth"
 
 # What published files hold beside tensors and plain values: argparse namespaces, numpy scalars and arrays of numbers
 # (written by numpy 1, which had other module names, or 2).
-NUMBERS = "Bool UInt8 UInt16 UInt32 UInt64 Int8 Int16 Int32 Int64 Float16 Float32 Float64".split()
+NUMBERS = (
+    "Bool",
+    *(f"{kind}{bits}" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)),
+    "Float16",
+    "Float32",
+    "Float64",
+)
 SAFE = [
     argparse.Namespace,
     np.ndarray,

@@ -128,7 +128,7 @@ def _checked(setting: Setting, schema: Mapping[tuple[str, ...], Key]) -> object:
     name = ".".join(setting.path)
     if _is_node(setting.path, schema):
         raise _not_a_value(setting)
-    known = [".".join(path) for path in schema]
+    known = [".".join(path[:depth]) for path in schema for depth in range(1, len(path) + 1)]
     hint = did_you_mean(name, known) or did_you_mean(setting.path[-1], {path[-1] for path in schema})
     raise UserError(f"{setting.where}: unknown key {name}{hint}")
 

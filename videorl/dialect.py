@@ -17,7 +17,7 @@ IGNORED = {
     "BN.NUM_BATCHES_PRECISE": "batch-norm statistics are those of training",
     "DATA.REVERSE_INPUT_CHANNEL": "videos are read as RGB, which is what the key made of OpenCV's BGR frames",
     "PREFETCH.NUM_LOADERS": "see DATA_LOADER.PREFETCH",
-    "LOG_MODEL_INFO": "the number of parameters is always logged",
+    "TRAIN.CHECKPOINT_IN_INIT": "weights are taken by name and shape; those of image models are not inflated",
     "TENSORBOARD.CONFUSION_MATRIX.ENABLE": "written whenever TENSORBOARD.ENABLE is on",
 }
 

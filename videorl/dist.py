@@ -11,7 +11,9 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlparse
 
 import torch
@@ -20,11 +22,17 @@ import torch.distributed as td
 from videorl.registry import UserError
 
 EXIT_USER_ERROR = 2
+EXIT_LOST = 70  # EX_SOFTWARE: another process of the run died or hangs
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: "try again", what queue systems requeue on
+LEAVE = 15.0  # seconds that a collective waits longer than the watch, and rank 0 for those who must hear of a mistake
 
 _cpu_group = None  # gloo group for objects and CPU tensors; the default group itself on the CPU
 _local_size = 1
 _on_gpu = False
+
+
+class Lost(RuntimeError):
+    """Another process of the run died, hangs or cannot be reached; the text names it."""
 
 
 # ----------------------------------------------------------------------------------------------------------- launch
@@ -60,7 +68,7 @@ def launch(
 
     Under torchrun this process is one of them already. `init_method` is tcp://HOST:PORT of shard 0, or file://PATH on a
     shared disk. `facts` (flat, JSON) must be equal on all ranks: an error names those that are not.
-    Raises `UserError`, or `SystemExit` with the code of the process that failed.
+    Raises `UserError`, `Lost`, or `SystemExit` with the code of the process that failed.
     """
     global _on_gpu
     _on_gpu = gpus > 0
@@ -103,10 +111,12 @@ def _spawn(job, init_method, gpus, shards, shard_id, backend, timeout, facts) ->
         except torch.multiprocessing.ProcessExitedException as error:
             if error.exit_code in (EXIT_USER_ERROR, EXIT_PREEMPTED):
                 raise SystemExit(error.exit_code) from None
-            how = (
-                f"was killed by {error.signal_name}" if error.signal_name else f"ended with exit code {error.exit_code}"
-            )
-            raise UserError(f"rank {shard_id * gpus + error.error_index} {how}; the other ranks were stopped") from None
+            how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with code {error.exit_code}"
+            raise Lost(f"rank {shard_id * gpus + error.error_index} {how}; the others were stopped") from None
+        except torch.multiprocessing.ProcessRaisedException as error:
+            print(error, file=sys.stderr)
+            rank_ = shard_id * gpus + error.error_index
+            raise Lost(f"rank {rank_} raised the error above; the others were stopped") from None
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -119,14 +129,14 @@ def _spawned(local_rank, job, method, gpus, shards, shard_id, backend, timeout, 
 
 @contextlib.contextmanager
 def exit_codes(debug: bool = False):
-    """Turns a `UserError` into one line on stderr and exit code 2."""
+    """Turns `UserError` and `Lost` into one line on stderr and exit codes 2 and 70."""
     try:
         yield
-    except UserError as error:
+    except (UserError, Lost) as error:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(EXIT_USER_ERROR) from None
+        raise SystemExit(EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_LOST) from None
 
 
 def _run(job, local_rank, world, gpus, backend, timeout, facts) -> None:
@@ -139,8 +149,15 @@ def _run(job, local_rank, world, gpus, backend, timeout, facts) -> None:
     limit = datetime.timedelta(seconds=timeout)
     store = _store(method, rank_, size, limit)
     _handshake(store, rank_, size, facts, limit)
-    td.init_process_group(backend, store=td.PrefixStore("group", store), rank=rank_, world_size=size, timeout=limit)
-    _cpu_group = td.group.WORLD if backend == "gloo" else td.new_group(backend="gloo", timeout=limit)
+    # The watch, which names the rank that hangs, must come before a collective gives up.
+    patience = limit + datetime.timedelta(seconds=LEAVE)
+    try:
+        td.init_process_group(
+            backend, store=td.PrefixStore("group", store), rank=rank_, world_size=size, timeout=patience
+        )
+        _cpu_group = td.group.WORLD if backend == "gloo" else td.new_group(backend="gloo", timeout=patience)
+    except RuntimeError as error:
+        raise Lost(f"rank {rank_} could not connect to the others: {first_line(error)}") from None
     try:
         job()
     finally:
@@ -152,7 +169,7 @@ def _run(job, local_rank, world, gpus, backend, timeout, facts) -> None:
 
 
 def _store(method: str, rank_: int, size: int, limit: datetime.timedelta):
-    """The key-value store that the ranks meet at."""
+    """The key-value store that the ranks meet at, with nothing in it of an earlier run or attempt."""
     if method == "torchrun":
         agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -160,24 +177,74 @@ def _store(method: str, rank_: int, size: int, limit: datetime.timedelta):
         # Without a prefix a restarted attempt reads the addresses of the dead one.
         return td.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     url = urlparse(method)
-    if url.scheme == "file":
-        return _file_store(url.path, rank_)
+    if url.scheme == "file" and url.path:
+        return _file_store(url.path, rank_, size, limit)
     if url.scheme != "tcp" or not url.hostname or not url.port:
-        raise UserError(f"--init_method {method!r}: expected tcp://HOST:PORT or file://PATH")
+        raise UserError(f"--init_method {method!r}: expected tcp://HOST:PORT or file:///PATH")
     try:
         return td.TCPStore(url.hostname, url.port, is_master=rank_ == 0, timeout=limit, wait_for_workers=False)
-    except (td.DistNetworkError, td.DistStoreError, RuntimeError) as error:
+    except RuntimeError as error:
         raise UserError(_store_problem(url, rank_, limit, error)) from None
 
 
-def _file_store(path: str, rank_: int):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    store = td.FileStore(path, -1)
-    if store.add(f"joined/{rank_}", 1) > 1:
-        raise UserError(
-            f"--init_method file://{path}: rank {rank_} has joined there before; two machines have one --shard_id, or the file is left over from a run that was killed: delete it"
-        )
-    return store
+def _file_store(path: str, rank_: int, size: int, limit: datetime.timedelta):
+    """The part of the file that is this run's: a file outlives a run that is killed, and the next run finds it.
+
+    Rank 0 opens a session under a new name and answers each rank with the word that it said there: so both know that the
+    other is there now.
+    """
+    word = uuid.uuid4().hex
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        store = td.FileStore(path, -1)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"--init_method file://{path} cannot be used: {first_line(error)}") from None
+    if rank_ > 0:
+        return _joined_session(store, path, rank_, word, limit)
+    store.set("session", word)
+    session = td.PrefixStore(word, store)
+    for other in range(1, size):
+        _wait(session, f"word/{other}", limit, _absent(other, size, limit))
+        session.set(f"answer/{other}", session.get(f"word/{other}"))
+    return session
+
+
+def _joined_session(store, path: str, rank_: int, word: str, limit: datetime.timedelta):
+    end = time.monotonic() + limit.total_seconds()
+    spoken_in = None
+    while time.monotonic() < end:
+        name = store.get("session").decode() if store.check(["session"]) else None
+        if name:
+            session = td.PrefixStore(name, store)
+            if name != spoken_in:
+                session.set(f"word/{rank_}", word)
+                spoken_in = name
+            if session.check([f"answer/{rank_}"]) and session.get(f"answer/{rank_}").decode() == word:
+                return session
+        time.sleep(0.05)
+    raise UserError(
+        f"rank 0 did not answer rank {rank_} in {path} within {limit.total_seconds():.0f} s: is shard 0 started, with the"
+        " same --num_shards, is the disk shared, and is no other shard started with this --shard_id?"
+    )
+
+
+def _wait(store, key: str, limit: datetime.timedelta, otherwise: str) -> None:
+    """Returns when `key` is there. Raises `UserError` with the text `otherwise` if it never is."""
+    try:
+        store.wait([key], limit)
+    except RuntimeError:
+        raise UserError(otherwise) from None
+
+
+def _absent(other: int, size: int, limit: datetime.timedelta) -> str:
+    return (
+        f"rank {other} of {size} did not join within {limit.total_seconds():.0f} s: was every shard started, with the"
+        " same --num_shards and its own --shard_id?"
+    )
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]
 
 
 def _store_problem(url, rank_, limit, error) -> str:
@@ -187,8 +254,11 @@ def _store_problem(url, rank_, limit, error) -> str:
             " (or another shard was started with --shard_id 0 too)"
         )
     if rank_ == 0:
-        return f"cannot listen on {url.hostname}:{url.port}, which --init_method names: {str(error).splitlines()[0]}"
-    return f"shard 0 did not answer at {url.hostname}:{url.port} within {limit.total_seconds():.0f} s: is it started, and is the port open?"
+        return f"cannot listen on {url.hostname}:{url.port}, which --init_method names: {first_line(error)}"
+    return (
+        f"shard 0 did not answer at {url.hostname}:{url.port} within {limit.total_seconds():.0f} s:"
+        " is it started, and is the port open?"
+    )
 
 
 def _in_use(port: int) -> bool:
@@ -200,19 +270,42 @@ def _handshake(store, rank_: int, size: int, facts: Mapping, limit: datetime.tim
     """Compares the facts of all ranks before anything is built, so that a wrong launch is an error, not a wrong run."""
     if store.add(f"rank/{rank_}", 1) > 1:
         raise UserError(f"rank {rank_} joined twice: two machines were started with the same --shard_id")
-    store.set(f"facts/{rank_}", json.dumps(dict(facts)))
-    for other in range(size) if rank_ == 0 else (0,):
-        try:
-            store.wait([f"facts/{other}"], limit)
-        except (td.DistStoreError, RuntimeError):
-            raise UserError(
-                f"rank {other} of {size} did not join within {limit.total_seconds():.0f} s: was every shard started with --num_shards {facts['num_shards']} and its own --shard_id?"
-            ) from None
-        theirs = json.loads(store.get(f"facts/{other}"))
-        _compare(dict(facts), theirs, f"rank {rank_}", f"rank {other}")
-    # Rank 0 must have read what the others say before one of them ends on a difference.
-    store.set(f"agreed/{rank_}", "yes")
-    store.wait(["agreed/0"], limit)
+    facts = dict(facts)
+    store.set(f"facts/{rank_}", json.dumps(facts))
+    if rank_ == 0:
+        verdict = _verdict(store, size, facts, limit)
+        store.set("verdict", verdict)
+    else:
+        _wait(store, "facts/0", limit, _absent(0, size, limit))
+        _compare(facts, json.loads(store.get("facts/0")), f"rank {rank_}", "rank 0")
+        _wait(store, "verdict", 2 * limit, "rank 0 ended while the ranks met; what it printed says why")
+        verdict = store.get("verdict").decode()
+        store.set(f"heard/{rank_}", "yes")
+    if verdict != AGREED:
+        if rank_ == 0:
+            _let_them_hear(store, size)
+        raise UserError(verdict)
+
+
+AGREED = "agreed"
+
+
+def _verdict(store, size: int, facts: Mapping, limit: datetime.timedelta) -> str:
+    """What is wrong between the ranks, or AGREED."""
+    try:
+        for other in range(1, size):
+            _wait(store, f"facts/{other}", limit, _absent(other, size, limit))
+            _compare(facts, json.loads(store.get(f"facts/{other}")), "rank 0", f"rank {other}")
+    except UserError as error:
+        return str(error)
+    return AGREED
+
+
+def _let_them_hear(store, size: int) -> None:
+    """The store lives in rank 0: those who are there must read the verdict before it ends."""
+    there = [f"heard/{other}" for other in range(1, size) if store.check([f"facts/{other}"])]
+    with contextlib.suppress(RuntimeError):
+        store.wait(there, datetime.timedelta(seconds=LEAVE))
 
 
 def _compare(mine: Mapping, theirs: Mapping, me: str, them: str) -> None:
@@ -301,6 +394,17 @@ def broadcast_object(value: object) -> object:
     box = [value]
     td.broadcast_object_list(box, group=_cpu_group)
     return box[0]
+
+
+def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
+    """Gives all ranks rank 0's values, in place."""
+    for tensor in tensors if td.is_initialized() else ():
+        td.broadcast(tensor, 0, group=_cpu_group if tensor.device.type == "cpu" else None)
+
+
+def is_broken_link(error: BaseException) -> bool:
+    """Whether `error` comes from a collective that another process let down."""
+    return isinstance(error, td.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def rows(tensor: torch.Tensor) -> tuple[torch.Tensor, slice]:

@@ -1,4 +1,4 @@
-"""csv files of paths and labels as people really write them: read right, or refused with file and line of every fault."""
+"""csv files of paths and labels as people really write them: read right, or refused with file and line."""
 
 import json
 import os
@@ -161,7 +161,9 @@ def test_the_folder_of_the_videos(read, tmp_path, monkeypatch):
 
 
 def test_missing_annotations(read, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"/val\.csv does not exist; the folder holds train\.csv; set DATA\.PATH_TO_DATA"):
+    with pytest.raises(
+        UserError, match=r"/val\.csv does not exist; the folder holds train\.csv; set DATA\.PATH_TO_DATA"
+    ):
         read("a.mp4 1\n", split="val")
     with pytest.raises(UserError, match=r"annotation folder .*/nix does not exist; set DATA\.PATH_TO_DATA_DIR to the"):
         read("a.mp4 1\n", annotations=str(tmp_path / "nix"))
@@ -245,7 +247,12 @@ def test_the_fingerprint_is_that_of_the_rows_in_order(read):
     first = read(text).fingerprint
     assert re.fullmatch(r"[0-9a-f]{16}", first)
     assert read(text.replace("\n", "\r\n")).fingerprint == first
-    changed = ["a.mp4 1\nb.mp4 2\nc.mp4 4\n", "a.mp4 1\nb.mp4 2\nd.mp4 3\n", "b.mp4 2\na.mp4 1\nc.mp4 3\n", text + "d 1\n"]
+    changed = [
+        "a.mp4 1\nb.mp4 2\nc.mp4 4\n",
+        "a.mp4 1\nb.mp4 2\nd.mp4 3\n",
+        "b.mp4 2\na.mp4 1\nc.mp4 3\n",
+        text + "d 1\n",
+    ]
     changed += ["a.mp4 1\nb.mp4 2\n", "aa.mp4 1\nb.mp4 2\nc.mp4 3\n"]
     assert len({first, *(read(other).fingerprint for other in changed)}) == 1 + len(changed)
 

@@ -51,7 +51,9 @@ def test_too_many_bad_samples_end_the_run_with_their_list():
     with pytest.raises(UserError) as error:
         quarantine.add([bad(7)])
     said = str(error.value)
-    assert said.startswith("kinetics/val: 3 of 40 samples cannot be read, more than DATA.MAX_BAD_FRACTION 0.05 allows: ")
+    assert said.startswith(
+        "kinetics/val: 3 of 40 samples cannot be read, more than DATA.MAX_BAD_FRACTION 0.05 allows: "
+    )
     assert all(f"/videos/{i}.mp4 (no frames)" in said for i in (1, 2, 7))
     assert len(quarantine.take()) == 3, "the list can still be written"
 

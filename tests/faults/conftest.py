@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -66,7 +67,7 @@ def _popen(command: list[str], env: dict[str, str], cwd: Path) -> subprocess.Pop
 class Run:
     """One `run_net.py` (or torchrun of it) as a subprocess in its own process group."""
 
-    def __init__(self, data: Path, out: Path, *overrides, fault="", launcher=(), flags=(), env=None):
+    def __init__(self, data: Path, out: Path, *overrides, fault="", launcher=(), flags=(), env=None, cwd=ROOT):
         words = [*map(str, overrides)]
         tool = [*launcher, str(ROOT / "tools/run_net.py")] if launcher else [sys.executable, str(ROOT / "tools/run_net.py")]
         self.out, self.fault_log = out, out.parent / f"{out.name}.fault"
@@ -81,9 +82,9 @@ class Run:
             "VIDEORL_READ_LOG": str(self.read_log),
             **(env or {}),
         }
-        self.began = time.monotonic()
         # torchrun starts its workers itself; anything else is forked from a process that has imported torch.
-        self.process = (_popen if launcher else Warm)(command, environment, ROOT)
+        self.process = (_popen if launcher else Warm)(command, environment, cwd)
+        self.began = time.monotonic()
 
     def wait(self, limit: float = 90.0) -> "Run":
         """Waits; a run that is not done by `limit` seconds is killed, and the test fails."""
@@ -139,6 +140,19 @@ def run(world, tmp_path):
         if one.process.poll() is None:
             one.kill()
             one.process.communicate()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def shards(run, count: int, name: str, *overrides, method: str = "", **options) -> list[Run]:
+    """One run of `count` processes, each started by its own command, as on `count` machines."""
+    method = method or f"tcp://127.0.0.1:{free_port()}"
+    words = ("--num_shards", str(count), "--init_method", method, "--shard_id")
+    return [run(name, *overrides, flags=(*words, str(k)), **options) for k in range(count)]
 
 
 def same_bits(a, b) -> bool:

@@ -1,6 +1,5 @@
 """Checkpoints that are cut, damaged, hostile, of another model, or cannot be written: no run is lost, none goes on wrong."""
 
-import multiprocessing
 import os
 import random
 import resource
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from tests.faults.conftest import Run, same_bits
+from tests.faults.warm import _server
 from videorl import checkpoint
 
 TRAIN_ONLY = ("TEST.ENABLE", "False")
@@ -93,7 +93,7 @@ def told(pipe, seconds: float) -> int:
 
 def test_killed_25_times_while_saving_the_newest_committed_always_loads(tmp_path):
     draw = random.Random(7)
-    context = multiprocessing.get_context("forkserver")
+    context = _server()
     left_half_written, last = 0, 0
     for _ in range(25):
         ours, theirs = context.Pipe(duplex=False)

@@ -6,18 +6,23 @@ torch's DataLoader cannot do this: it ends the run, or (with no timeout) waits f
 """
 
 import logging
+import math
+import mmap
 import multiprocessing
 import os
+import pickle
 import signal
+import socket
+import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 
 import numpy as np
 import torch
-import torch.multiprocessing  # teaches pipes to hand over tensors in shared memory
 
 from videorl.data.quarantine import Bad, Quarantine
 from videorl.data.video import VideoError
@@ -27,6 +32,7 @@ log = logging.getLogger("videorl")
 
 NEIGHBOURS = 16  # samples that training tries in place of a bad one before it gives up
 IDLE = -1
+SMALL = 2**16  # bytes: tensors below are sent as they are, larger ones in shared memory
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Workers:
 
 
 class SampleFailed(RuntimeError):
-    """A fault of the program, not of a file, while making a sample; holds the worker's traceback as text."""
+    """A fault of the program, not of a file, while making a sample or batch; holds the worker's traceback as text."""
 
 
 class Loader:
@@ -97,6 +103,14 @@ class Fetch:
         self.note: Callable[[int], None] = _no_note
 
     def __call__(self, job: Job) -> Loaded:
+        try:
+            return self._load(job)
+        except (UserError, SampleFailed):
+            raise
+        except Exception as error:
+            raise _failed(f"batch of samples {job.samples}", error) from None
+
+    def _load(self, job: Job) -> Loaded:
         self.dataset.epoch = job.epoch
         bad: list[Bad] = []
         items = [item for i in job.samples for item in self._items(i, bad)]
@@ -106,12 +120,12 @@ class Fetch:
         return Loaded(batch, bad)
 
     def _items(self, i: int, bad: list[Bad]) -> list[dict]:
-        tries = NEIGHBOURS if self.dataset.split == "train" else 1
+        tries = min(NEIGHBOURS, len(self.dataset)) if self.dataset.split == "train" else 1
         for step in range(tries):
             items = self._try((i + step) % len(self.dataset), bad)
             if items:
                 return items
-        if tries > 1:
+        if self.dataset.split == "train":
             listed = "; ".join(f"{b.path}: {b.error}" for b in bad[-5:])
             raise UserError(f"{tries} training samples in a row cannot be read, the last of them: {listed}")
         return []
@@ -130,12 +144,15 @@ class Fetch:
         except UserError:
             raise
         except Exception as error:
-            # Only text is sure to survive the trip between processes.
-            text = traceback.format_exc()
-            raise SampleFailed(f"sample {i} ({path}): {type(error).__name__}: {error}\n{text}") from None
+            raise _failed(f"sample {i} ({path})", error) from None
         finally:
             self.note(IDLE)
         return items if isinstance(items, list) else [items]
+
+
+def _failed(what: str, error: Exception) -> SampleFailed:
+    """The error as text: nothing else is sure to survive the trip between processes."""
+    return SampleFailed(f"{what}: {type(error).__name__}: {error}\n{traceback.format_exc()}")
 
 
 def _no_note(index: int) -> None:
@@ -150,22 +167,16 @@ def collate(items: list[dict]) -> dict:
 def _together(values: list):
     if not isinstance(values[0], (torch.Tensor, np.ndarray)):
         return values
-    tensors = [torch.as_tensor(v) for v in values]
-    if multiprocessing.parent_process() is None:
-        return torch.stack(tensors)
-    # Straight into shared memory: saves the copy that sending the batch to the main process would make.
-    out = torch.empty((len(tensors), *tensors[0].shape), dtype=tensors[0].dtype)
-    size = out.element_size() * out.numel()
-    out = torch.empty(0, dtype=out.dtype).set_(out.untyped_storage()._new_shared(size)).view(out.shape)
-    return torch.stack(tensors, out=out)
+    return torch.stack([torch.as_tensor(v) for v in values])
 
 
-def _work(fetch: Fetch, pipe, at: torch.Tensor, parent: int) -> None:
+def _work(fetch: Fetch, pipe, memories: socket.socket, at, parent: int) -> None:
     # One thread each: the workers are the parallelism, and torchcodec is four times slower with more.
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
     def note(index: int) -> None:
         at[1] = time.monotonic()
@@ -173,15 +184,88 @@ def _work(fetch: Fetch, pipe, at: torch.Tensor, parent: int) -> None:
 
     fetch.note = note
     while True:
-        while not pipe.poll(2.0):
-            if os.getppid() != parent:
-                return
         number, job, fetch.lost = pipe.recv()
         try:
-            result = fetch(job)
+            _send(pipe, memories, number, fetch(job))
         except (UserError, SampleFailed) as error:
-            result = error
-        pipe.send((number, result))
+            pipe.send((number, error))
+
+
+def _end_with(parent: int) -> None:
+    """A main process that was killed cannot end its workers, and one at a hanging file would stay for ever."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+# ------------------------------------------------------------------------------- the way from worker to main process
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Stands for a tensor in a message whose bytes are in shared memory."""
+
+    dtype: torch.dtype
+    shape: torch.Size
+
+
+def _send(pipe, memories: socket.socket, number: int, loaded: Loaded) -> None:
+    """Sends a batch so that nothing more is needed of this process: it may be gone, or hang, before it is received.
+
+    That is why torch does not send the tensors: its receiver asks the sender for the memory, and waits for the answer.
+    """
+    files: list[int] = []
+    batch = loaded.batch and {key: _pack(value, files) for key, value in loaded.batch.items()}
+    try:
+        message = pickle.dumps((number, replace(loaded, batch=batch)))
+    except Exception as error:
+        raise _failed(f"a batch of {', '.join(batch)} cannot be sent", error) from None
+    if files:
+        socket.send_fds(memories, [b"."], files)
+    pipe.send_bytes(message)
+    for file in files:
+        os.close(file)
+
+
+def _pack(value, files: list[int]):
+    size = value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
+    if size < SMALL:
+        return value
+    file = _nameless_file()
+    os.truncate(file, size)
+    files.append(file)
+    _mapped(file, value.dtype, value.shape).copy_(value)
+    return Shared(value.dtype, value.shape)
+
+
+def _nameless_file() -> int:
+    """Not in /dev/shm: containers often have 64 MB of it, and to write more kills the process."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("batch")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _unpack(loaded: Loaded, memories: socket.socket) -> Loaded:
+    if loaded.batch is None:
+        return loaded
+    count = sum(isinstance(value, Shared) for value in loaded.batch.values())
+    files = iter(socket.recv_fds(memories, 1, count)[1] if count else [])
+    return replace(loaded, batch={key: _unpacked(value, files) for key, value in loaded.batch.items()})
+
+
+def _unpacked(value, files: Iterator[int]):
+    if not isinstance(value, Shared):
+        return value
+    file = next(files)
+    tensor = _mapped(file, value.dtype, value.shape)
+    os.close(file)
+    return tensor
+
+
+def _mapped(file: int, dtype: torch.dtype, shape: torch.Size) -> torch.Tensor:
+    memory = mmap.mmap(file, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 # --------------------------------------------------------------------------------------------------- the main process
@@ -191,11 +275,15 @@ class Worker:
     """One worker process, its pipe, the jobs it has been given, and the sample it is at with the time it began."""
 
     def __init__(self, fetch: Fetch, context):
-        self.at = torch.tensor([IDLE, 0.0], dtype=torch.float64).share_memory_()
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(fetch, theirs, self.at, os.getpid()), daemon=True)
+        self.at = context.RawArray("d", [IDLE, 0.0])
+        self.pipe, its_pipe = context.Pipe()
+        self.memories, its_memories = socket.socketpair()
+        self.process = context.Process(
+            target=_work, args=(fetch, its_pipe, its_memories, self.at, os.getpid()), daemon=True
+        )
         self.process.start()
-        theirs.close()
+        its_pipe.close()
+        its_memories.close()
         self.pending: dict[int, Job] = {}
 
     @property
@@ -204,12 +292,23 @@ class Worker:
 
     def silent(self) -> float:
         """Seconds it has been at its sample."""
-        return time.monotonic() - float(self.at[1]) if self.sample != IDLE else 0.0
+        return time.monotonic() - self.at[1] if self.sample != IDLE else 0.0
 
-    def end(self) -> None:
+    def receive(self) -> tuple[int, Loaded]:
+        """Number and result of a job. Raises what the job raised, and `EOFError` or `OSError` if the worker died."""
+        number, result = self.pipe.recv()
+        if isinstance(result, Exception):
+            raise result
+        return number, _unpack(result, self.memories)
+
+    def end(self) -> str:
+        """Ends the process, and says how it had ended if it had."""
+        code = self.process.exitcode
         self.process.kill()
         self.process.join()
         self.pipe.close()
+        self.memories.close()
+        return "" if code is None else signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 class Pool:
@@ -217,7 +316,7 @@ class Pool:
 
     def __init__(self, fetch: Fetch, workers: Workers):
         self.fetch, self.settings = fetch, workers
-        self.context = torch.multiprocessing.get_context(workers.context or None)
+        self.context = multiprocessing.get_context(workers.context or None)
         self.workers: list[Worker] = []
         self.strikes: dict[int, int] = {}
         self.deaths_idle = 0
@@ -256,15 +355,13 @@ class Pool:
         for worker in {handles[h] for h in wait(list(handles), timeout=0.5)}:
             try:
                 while worker.pipe.poll():
-                    number, result = worker.pipe.recv()
+                    number, loaded = worker.receive()
                     worker.pending.pop(number)
-                    if isinstance(result, Exception):
-                        raise result
+                    self.deaths_idle = 0
                     if number >= first:
-                        ready[number] = result
+                        ready[number] = loaded
             except (EOFError, OSError):
-                worker.process.kill()
-            worker.process.join(0)
+                worker.process.join(1.0)
             if not worker.process.is_alive():
                 self._replace(worker, "crash")
         for worker in [w for w in self.workers if w.silent() > self.settings.timeout]:
@@ -272,25 +369,31 @@ class Pool:
 
     def _replace(self, worker: Worker, stage: str) -> None:
         """A new worker with the old one's jobs; a sample that hung, or crashed twice, is not tried again."""
-        index = worker.sample
-        worker.end()
-        if index == IDLE:
-            self.deaths_idle += 1
-            if self.deaths_idle > 10:
-                raise RuntimeError(
-                    "loader workers keep dying outside any sample (out of memory?): lower DATA_LOADER.NUM_WORKERS"
-                )
+        index, how = worker.sample, worker.end()
+        if how in ("SIGTERM", "SIGUSR1"):  # meant for the whole run, and no fault of the sample
+            index = IDLE
+        elif index == IDLE:
+            self._count_idle(how)
         else:
             self.strikes[index] = self.strikes.get(index, 0) + 1
             if stage == "hang" or self.strikes[index] > 1:
                 self.fetch.lost[index] = stage
         path = self.fetch.dataset.path(index) if index != IDLE else "no sample"
-        fate = "the sample goes into quarantine" if index in self.fetch.lost else "it is tried once more"
-        log.warning("loader worker lost (%s) at %s: %s; a new worker starts", stage, path, fate)
+        fate = "the sample goes into quarantine" if index in self.fetch.lost else "its work is done once more"
+        log.warning("loader worker lost (%s) at %s: %s; a new worker starts", how or stage, path, fate)
         new = Worker(self.fetch, self.context)
         self.workers[self.workers.index(worker)] = new
         for number, job in worker.pending.items():
             self._give(new, number, job)
+
+    def _count_idle(self, how: str) -> None:
+        """Raises `UserError` if workers die again and again, and not because of what they read."""
+        self.deaths_idle += 1
+        if self.deaths_idle > max(3, self.settings.count):
+            raise UserError(
+                f"loader workers keep dying outside any sample ({how}; out of memory?): lower DATA_LOADER.NUM_WORKERS"
+                " or DATA_LOADER.PREFETCH"
+            )
 
     def close(self) -> None:
         for worker in self.workers:

@@ -34,8 +34,9 @@ MOTIONS = {  # class name -> axis and direction; the row number is the class id.
     "turn_clockwise": ("angle", +1),
     "turn_counterclockwise": ("angle", -1),
 }
-SPEEDS = {"x": (0.4, 0.8), "y": (0.4, 0.8), "size": (0.4, 0.7), "angle": (0.35, 0.6)}  # phase per second
+SPEEDS = {"x": (0.4, 0.8), "y": (0.4, 0.8), "size": (0.4, 0.7), "angle": (0.25, 0.45)}  # phase per second
 DIAMETERS = (0.45, 0.95)  # of the frame's short side, at size phase 0 and 1
+FADE_FROM = 0.65  # size phase
 SHAPES = ("disc", "ring", "square", "triangle", "star", "cross")
 COLOURS = {
     "red": (250, 70, 70),
@@ -105,8 +106,16 @@ def render(scene: Scene, events: Sequence[Event], count: int) -> np.ndarray:
     frames = np.empty((count, scene.height, scene.width, 3), np.uint8)
     for frame, (dx, dy), state in zip(frames, shifts, phases(scene, events, times), strict=True):
         frame[:] = np.roll(background, (dy, dx), (0, 1))
-        _paste(frame, sprite, *state)
+        _draw(frame, sprite, *state)
     return frames
+
+
+def _draw(frame: np.ndarray, sprite: np.ndarray, x: float, y: float, size: float, angle: float) -> None:
+    """Draws the shape. Near size phase 1 it fades into its small self: a jump back would look like the opposite class."""
+    fade = max(0.0, (size - FADE_FROM) / (1 - FADE_FROM))
+    _paste(frame, sprite * (1 - fade), x, y, size, angle)
+    if fade:
+        _paste(frame, sprite * fade, x, y, size - 1, angle)
 
 
 def _paste(frame: np.ndarray, sprite: np.ndarray, x: float, y: float, size: float, angle: float) -> None:
@@ -150,8 +159,10 @@ def _background(rng: np.random.Generator, scene: Scene) -> np.ndarray:
 def _sprite(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     """The shape as [side, side, 4]: colour times opacity (0 to 255), and opacity (0 to 1)."""
     u, v = np.meshgrid(*[(np.arange(_SPRITE) + 0.5) * 2 / _SPRITE - 1] * 2)
-    # One side is bright and the other dark: no turn maps the shape onto itself, so even a disc is seen to turn.
-    shade = np.clip(0.6 + 0.45 * np.tanh(3 * u) + 0.06 * _noise(rng, _SPRITE, _SPRITE, 1, detail=4)[..., 0], 0.15, 1)
+    # Ever brighter around the centre, then a step: no turn maps the shape onto itself, so even a disc is seen to turn,
+    # and which way is seen at the step alone (light moves over dark, or dark over light).
+    around = np.arctan2(v, u) / (2 * math.pi) % 1.0
+    shade = np.clip(0.15 + 0.85 * around + 0.05 * _noise(rng, _SPRITE, _SPRITE, 1, detail=4)[..., 0], 0.1, 1)
     opacity = np.clip(_inside(scene.shape, u, v) / 0.06, 0, 1)
     return np.dstack([np.multiply.outer(opacity * shade, COLOURS[scene.colour]), opacity]).astype(np.float32)
 

@@ -1,6 +1,5 @@
 """The life of a run in one process: folder, log, training, test, report."""
 
-import contextlib
 import logging
 from pathlib import Path
 
@@ -8,26 +7,43 @@ from videorl import dist, log
 from videorl.engine import run
 from videorl.engine.test import test
 from videorl.engine.train import train
+from videorl.engine.watch import Watch, forget
 
 logger = logging.getLogger("videorl")
 
 
 def run_phases(cfg) -> None:
-    """Trains and tests as TRAIN.ENABLE and TEST.ENABLE say, and writes the report."""
+    """Trains and tests as TRAIN.ENABLE and TEST.ENABLE say, and writes the report.
+
+    Raises `SystemExit` with code 75 when a signal stopped it.
+    """
     folder = run.folder_of(cfg)
-    with run.held(folder) if dist.is_main() else contextlib.nullcontext():
+    with run.held(folder):
         log.setup(folder, dist.is_main())
-        if dist.is_main():
-            (folder / "PREEMPTED").unlink(missing_ok=True)
-        if cfg.TRAIN.ENABLE:
-            train(cfg)
-        if cfg.TEST.ENABLE:
-            results = test(cfg)
+        dist.on_main(lambda: _clear(folder))
+        with Watch(folder, cfg.DIST.TIMEOUT) as watch:
+            if cfg.TRAIN.ENABLE:
+                train(cfg, watch)
+            if cfg.TEST.ENABLE:
+                results = test(cfg, alive=lambda doing: _go_on(watch, doing, folder))
         if dist.is_main():
             run.update_json(folder / "run.json", {"finished": run.now()})
             _report(folder)
             for name, found in results.items() if cfg.TEST.ENABLE else ():
                 logger.info("%s: %s", name, _headline(found))
+
+
+def _clear(folder: Path) -> None:
+    """Removes what an earlier run says of its end."""
+    (folder / "PREEMPTED").unlink(missing_ok=True)
+    forget(folder)
+
+
+def _go_on(watch: Watch, doing: str, folder: Path) -> None:
+    """Ends this rank if it was told to stop while testing: there is nothing to save, the same command tests again."""
+    watch.beat(doing)
+    if watch.signal:
+        run.preempted(folder, f"{watch.signal} at {doing}")
 
 
 def _headline(found: dict) -> str:

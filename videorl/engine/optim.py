@@ -24,9 +24,15 @@ def lr_at(solver, epoch: float, shards: int = 1) -> float:
 def _policy(solver, epoch: float) -> float:
     if solver.LR_POLICY == "cosine":
         offset = solver.WARMUP_EPOCHS if solver.COSINE_AFTER_WARMUP else 0.0
+        if offset >= solver.MAX_EPOCH:
+            raise UserError(f"SOLVER.WARMUP_EPOCHS {offset:g} must be below SOLVER.MAX_EPOCH {solver.MAX_EPOCH}")
         turn = (math.cos(math.pi * (epoch - offset) / (solver.MAX_EPOCH - offset)) + 1.0) / 2.0
         return solver.COSINE_END_LR + (solver.BASE_LR - solver.COSINE_END_LR) * turn
     if solver.LR_POLICY == "steps_with_relative_lrs":
+        if not solver.STEPS or solver.STEPS[0] != 0 or len(solver.LRS) < len(solver.STEPS):
+            raise UserError(
+                f"SOLVER.STEPS {solver.STEPS} must begin with 0 and have one of SOLVER.LRS {solver.LRS} each"
+            )
         current = sum(epoch >= step for step in solver.STEPS) - 1
         return solver.LRS[current] * solver.BASE_LR
     raise UserError(f"SOLVER.LR_POLICY {solver.LR_POLICY!r}: expected cosine or steps_with_relative_lrs")
@@ -35,7 +41,7 @@ def _policy(solver, epoch: float) -> float:
 def parameter_groups(model: nn.Module, solver, bn_weight_decay: float = 0.0) -> list[dict]:
     """Trainable parameters by weight decay and factor of the learning rate (`lr_scale`).
 
-    No decay: parameters that `model.no_weight_decay()` names a part of, and, with ZERO_WD_1D_PARAM, biases and 1-D ones.
+    No decay: parameters that `model.no_weight_decay()` names a part of; with ZERO_WD_1D_PARAM also biases and 1-D ones.
     LAYER_DECAY d < 1: a parameter of layer l of L (`model.layer_of(name)`) has the factor d ** (L - l).
     """
     norms = {

@@ -1,8 +1,10 @@
 """The folder of a run: who holds it, what was run, how it ended."""
 
 import contextlib
+import fcntl
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import socket
@@ -15,6 +17,8 @@ import torch
 
 from videorl import config, dist
 from videorl.registry import UserError
+
+log = logging.getLogger("videorl")
 
 PACKAGES = ("torch", "torchvision", "av", "decord", "torchcodec", "timm", "numpy", "scikit-learn")
 
@@ -38,32 +42,33 @@ def folder_of(cfg) -> Path:
 
 @contextlib.contextmanager
 def held(folder: Path):
-    """Holds the folder for this run: a second run that writes there ends with a `UserError` that names the first."""
-    lock = folder / ".lock"
-    me = {"pid": os.getpid(), "host": socket.gethostname()}
-    try:
-        holder = json.loads(lock.read_text())
-    except (OSError, ValueError):
-        holder = None
-    if holder and holder["host"] == me["host"] and holder["pid"] != me["pid"] and _alive(holder["pid"]):
-        raise UserError(
-            f"{folder} is in use by process {holder['pid']} on {holder['host']}; name another OUTPUT_DIR or wait for it"
-        )
-    lock.write_text(json.dumps(me))
+    """Holds the folder for this run: a second run that writes there ends with a `UserError` that names the first.
+
+    Called by all ranks; rank 0 holds a POSIX lock, which ends with its process, however that ends.
+    """
+    handles = []
+    dist.on_main(lambda: handles.append(_locked(folder / ".lock")))
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        for handle in handles:
+            handle.close()
 
 
-def _alive(pid: int) -> bool:
+def _locked(file: Path):
+    handle = file.open("a+")
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        handle.seek(0)
+        holder = handle.read().strip() or "another process"
+        raise UserError(f"{file.parent} is in use by {holder}; name another OUTPUT_DIR or wait for it") from None
+    except OSError as error:
+        log.warning("%s cannot be locked (%s): make sure that no other run writes there", file, error)
+    handle.truncate(0)
+    handle.write(f"process {os.getpid()} on {socket.gethostname()}, since {now()}\n")
+    handle.flush()
+    return handle
 
 
 def describe(cfg, data: dict[str, dict], batch: dict) -> dict:
@@ -102,6 +107,12 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def preempted(folder: Path, when: str) -> None:
+    """Leaves the file PREEMPTED, for whoever starts runs, and ends this process with the code that says so."""
+    (folder / "PREEMPTED").write_text(f"{now()} {when}\n")
+    raise SystemExit(dist.EXIT_PREEMPTED)
 
 
 def update_json(file: Path, changes: dict) -> None:

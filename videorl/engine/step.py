@@ -34,6 +34,11 @@ class Precision:
     def __post_init__(self):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
+    def scale(self) -> float:
+        """Factor of the loss that keeps float16 gradients in range; 1 for other types."""
+        # Not `get_scale`: only `scale` sets the scaler up, and without it the first `unscale_` fails.
+        return float(self.scaler.scale(torch.ones((), device=self.device)))
+
     def autocast(self):
         if self.dtype is None:
             return contextlib.nullcontext()
@@ -116,7 +121,7 @@ def _push(value, outputs: Mapping[str, Tensor], cached: Mapping[str, Tensor], pr
     DDP averages over ranks where sums are due: hence the factor. It also waits for every parameter: an output that no
     loss uses gets a gradient of zero.
     """
-    factor = precision.scaler.get_scale() * dist.world_size()
+    factor = precision.scale() * dist.world_size()
     roots, gradients = [], []
     if isinstance(value, Tensor):
         roots.append(value)
@@ -153,7 +158,7 @@ def _coupled_gradients(model, objective, batches, first, clip, precision, seed, 
     own = [p for name in objective.coupled for p in objective.losses[name].parameters() if p.requires_grad]
     gradients = torch.autograd.grad(total, [*leaves.values(), *own], allow_unused=True)
     for p, g in zip(own, gradients[len(leaves) :], strict=True):
-        _add_gradient(p, g, precision.scaler.get_scale())
+        _add_gradient(p, g, precision.scale())
     sizes = [len(next(iter(c.values()))) for c in collected]
     cached = [{} for _ in batches]
     for name, gradient in zip(leaves, gradients, strict=False):

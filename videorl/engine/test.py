@@ -10,8 +10,11 @@ from videorl.engine import build, determinism, evaluate, run
 log = logging.getLogger("videorl")
 
 
-def test(cfg) -> dict[str, dict[str, float]]:
-    """Runs every evaluation with AT_TEST and writes `results.json` and `predictions/<name>.npz`."""
+def test(cfg, alive) -> dict[str, dict[str, float]]:
+    """Runs every evaluation with AT_TEST and writes `results.json` and `predictions/<name>.npz`.
+
+    Calls `alive(doing)` after each batch.
+    """
     determinism.set_level(cfg.DETERMINISM)
     folder = Path(cfg.OUTPUT_DIR)
     evaluations = evaluate.evaluations(cfg, at_test=True)
@@ -20,7 +23,7 @@ def test(cfg) -> dict[str, dict[str, float]]:
     precision = build.precision(cfg)
     results = {}
     for name, evaluation in evaluations.items():
-        results[name] = evaluation.run(model, precision, folder / "predictions" / f"{name}.npz")
+        results[name] = evaluation.run(model, precision, folder / "predictions" / f"{name}.npz", alive)
         log.info("%s (%s): %s", name, evaluation.protocol, evaluate.readable(results[name]))
         _write_quarantine(folder, evaluation)
     if dist.is_main():

@@ -22,22 +22,21 @@ log = logging.getLogger("videorl")
 SKIPS_IN_A_ROW = 10
 
 
-def train(cfg) -> None:
+def train(cfg, watch: Watch) -> None:
     """Trains to SOLVER.MAX_EPOCH, or until a signal stops it, and leaves everything in OUTPUT_DIR."""
     determinism.set_level(cfg.DETERMINISM)
     state = State.build(cfg)
     trainer = Trainer(cfg, state)
     state.resume()
     trainer.announce()
-    with Watch(trainer.folder, cfg.DIST.TIMEOUT) as watch:
-        while state.epoch < cfg.SOLVER.MAX_EPOCH:
-            for micro_batches in state.data.epoch(state.epoch, state.step_in_epoch):
-                trainer.step(micro_batches, watch)
-                if trainer.saver.due():
-                    trainer.save()
-                if any_rank(bool(watch.signal)):
-                    trainer.stop(watch.signal)
-            trainer.end_epoch(watch)
+    while state.epoch < cfg.SOLVER.MAX_EPOCH:
+        for micro_batches in state.data.epoch(state.epoch, state.step_in_epoch):
+            trainer.step(micro_batches, watch)
+            if trainer.saver.due():
+                trainer.save()
+            if any_rank(bool(watch.signal)):
+                trainer.stop(watch.signal)
+        trainer.end_epoch(watch)
     trainer.close()
 
 
@@ -56,6 +55,7 @@ class Trainer:
         self.evaluations = evaluate.evaluations(cfg, at_test=False)
         self.clip = config.spec(cfg).clip
         self.skipped, self.skipped_in_a_row = 0, 0
+        self.checked = False
         self.buffers: list[torch.Tensor] = []
         self.bad_rows: list[dict] = []
         tensorboard = self.folder / cfg.TENSORBOARD.LOG_DIR if cfg.TENSORBOARD.ENABLE and dist.is_main() else None
@@ -112,6 +112,8 @@ class Trainer:
         if self.cfg.TRAIN.NONFINITE == "skip":
             self.buffers = [buffer.clone() for buffer in unwrap(state.model).buffers()]
         values = self._gradients(micro_batches)
+        if not self.checked:
+            self._check_all_have_gradients()
         norm = self._update(values["loss"], micro_batches)
         state.step_in_epoch += 1
         self.progress.step()
@@ -132,10 +134,23 @@ class Trainer:
             step=state.steps_done,
         )
 
+    def _check_all_have_gradients(self) -> None:
+        """A parameter that no loss depends on would keep DDP from averaging the gradients of its bucket."""
+        self.checked = True
+        without = [n for n, p in unwrap(self.state.model).named_parameters() if p.requires_grad and p.grad is None]
+        if not without:
+            return
+        names = ", ".join(without[:8]) + (" …" if len(without) > 8 else "")
+        if dist.world_size() > 1:
+            raise UserError(f"no loss depends on the parameters {names}: with several processes, leave them out")
+        log.warning("no loss depends on the parameters %s: they are not trained", names)
+
     def _check_determinism(self, micro_batches: list[dict]) -> None:
         differing = determinism.differing_parameters(self.state.model, lambda: self._gradients(micro_batches))
         if differing:
-            log.warning("DETERMINISM full: gradients of %s differ between two runs of one step", ", ".join(differing[:10]))
+            log.warning(
+                "DETERMINISM full: gradients of %s differ between two runs of one step", ", ".join(differing[:10])
+            )
         else:
             log.info("DETERMINISM full: two runs of the first step agree in every bit")
 
@@ -160,7 +175,12 @@ class Trainer:
         scaler.update()
         if not finite:
             self.skipped += 1
-            log.warning("step %d left out, %d so far: gradient beyond float16 at scale %g", state.steps_done, self.skipped, scale)
+            log.warning(
+                "step %d left out, %d so far: gradient beyond float16 at scale %g",
+                state.steps_done,
+                self.skipped,
+                scale,
+            )
         elif state.ema is not None:
             state.ema.update(unwrap(state.model))
         return float(norm)
@@ -229,6 +249,8 @@ class Trainer:
 
     def _evaluate(self, name: str, evaluation: evaluate.Evaluation, watch: Watch) -> None:
         state = self.state
+        # Statistics of batch norm are each rank's own; those of rank 0 are the ones that are saved.
+        dist.copy_from_main(state.evaluated_model.buffers())
         found = evaluation.run(state.evaluated_model, state.precision, alive=watch.beat)
         self.bad_rows += evaluation.bad_rows
         log.info("%s after epoch %d: %s", name, state.epoch, evaluate.readable(found))
@@ -260,13 +282,11 @@ class Trainer:
         """Saves, leaves the file PREEMPTED, and ends every rank with exit code 75."""
         self.save()
         self.saver.finish()
-        names = [name for name in dist.all_gather_objects(signal_name) if name]
+        when = f"{max(dist.all_gather_objects(signal_name))} after step {self.state.steps_done}"
         if dist.is_main():
-            step = self.state.steps_done
-            (self.folder / "PREEMPTED").write_text(f"{run.now()} {names[0]} after step {step}\n")
-            log.warning("stopped by %s after step %d: everything is saved, the same command resumes", names[0], step)
+            log.warning("stopped by %s: everything is saved, the same command resumes", when)
         self.close()
-        raise SystemExit(dist.EXIT_PREEMPTED)
+        run.preempted(self.folder, when)
 
     def close(self) -> None:
         self.saver.finish()

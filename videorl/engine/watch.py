@@ -1,9 +1,10 @@
 """Noticing that the run should stop, or has stopped by itself.
 
 Signals set a flag that the loop looks at after each step. A thread keeps a heartbeat file for each rank, and ends the process when
-the loop has been silent for too long, saying which rank the others were waiting for and at what.
+the loop has been silent for too long. When a rank is lost, the others see only a broken connection: the heartbeats tell which.
 """
 
+import contextlib
 import faulthandler
 import json
 import logging
@@ -21,15 +22,20 @@ log = logging.getLogger("videorl")
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 GRACE = 20.0  # seconds from a signal to the end of a process whose main thread does not react
+PULSE = 1.0  # seconds between two heartbeats
+SILENCE = 3.0  # seconds without one after which a rank counts as lost, once a connection has broken
 
 
 class Watch:
-    """Stop flag and heartbeat of this rank; a context manager around the training loop."""
+    """Stop flag and heartbeat of this rank; a context manager around the work.
+
+    A broken connection in it becomes `dist.Lost`, which names the rank that is lost.
+    """
 
     def __init__(self, folder: Path, timeout: float):
         self.folder, self.timeout = folder / "heartbeat", timeout
         self.signal = ""
-        self.beat_at, self.doing = time.monotonic(), "starting"
+        self.beat_at, self.doing = None, "its start"
         self.closed = threading.Event()
         self.thread = threading.Thread(target=self._look, daemon=True)
 
@@ -37,46 +43,58 @@ class Watch:
         self.folder.mkdir(exist_ok=True)
         self.reader, self.writer = socket.socketpair()
         self.writer.setblocking(False)
-        self.reader.settimeout(1.0)
+        self.reader.settimeout(PULSE)
         self.previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         # Python runs handlers only between bytecodes; this tells the thread even while a decoder holds the main thread.
         self.previous_fd = signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
+        self._write()
         self.thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, error, trace) -> None:
         self.closed.set()
         self.thread.join()
+        lost = self._who_is_lost() if error is not None and dist.is_broken_link(error) else ""
         signal.set_wakeup_fd(self.previous_fd)
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.reader.close()
         self.writer.close()
+        self._write(ended=lost or (f"{kind.__name__}: {dist.first_line(error)}" if kind else "the end"))
+        if lost:
+            log.debug("what the connection said", exc_info=error)
+            raise dist.Lost(f"rank {dist.rank()} stopped at {self.doing}: {lost}") from None
 
     def beat(self, doing: str) -> None:
-        """Says that the loop is alive, and what it turns to now."""
+        """Says that the work goes on, and what it turns to now. From the first call on, silence ends the process."""
         self.beat_at, self.doing = time.monotonic(), doing
 
     def _note(self, number: int, frame) -> None:
         self.signal = signal.Signals(number).name
 
     def _look(self) -> None:
-        told = 0.0
+        told = None
         while not self.closed.is_set():
-            try:
-                numbers = self.reader.recv(64)
-                if any(n in SIGNALS for n in numbers) and not told:
+            with contextlib.suppress(TimeoutError):
+                if told is None and any(n in SIGNALS for n in self.reader.recv(64)):
                     told = time.monotonic()
-            except TimeoutError:
-                self._write()
-            silent = time.monotonic() - self.beat_at
-            if told and time.monotonic() - told > GRACE and self.beat_at < told:
-                self._end(f"told to stop {GRACE:.0f} s ago, but the main thread does not answer")
-            if silent > self.timeout + 5.0:
-                self._end(f"no progress for {silent:.0f} s")
+            self._write()
+            if told and not self.signal and time.monotonic() - told > GRACE:
+                self._end(f"was told to stop {GRACE:.0f} s ago, but its main thread does not answer")
+            silent = time.monotonic() - self.beat_at if self.beat_at else 0.0
+            if silent > self.timeout:
+                self._end(f"made no progress for {silent:.0f} s")
 
-    def _write(self) -> None:
-        content = {"rank": dist.rank(), "doing": self.doing, "since": time.time() - (time.monotonic() - self.beat_at)}
+    def _write(self, ended: str = "") -> None:
+        """The heartbeat: what this rank does and for how long, and that it lives."""
+        since = time.monotonic() - self.beat_at if self.beat_at else 0.0
+        content = {
+            "rank": dist.rank(),
+            "doing": self.doing,
+            "seconds": round(since, 1),
+            "at": time.time(),
+            "ended": ended,
+        }
         file = self.folder / f"rank_{dist.rank()}.json"
         try:
             temporary = file.with_suffix(".tmp")
@@ -86,22 +104,43 @@ class Watch:
             log.debug("no heartbeat: %s", error)
 
     def _end(self, why: str) -> None:
-        print(f"error: rank {dist.rank()}: {why}, while {self.doing}. {waiting_for(self.folder)}", file=sys.stderr)
+        """Ends a process whose main thread hangs, which no exception can do."""
+        others = self._who_is_lost() if dist.world_size() > 1 else ""
+        self._write(ended=why)
+        print(f"error: rank {dist.rank()} {why}, at {self.doing}{others and '; ' + others}", file=sys.stderr)
         faulthandler.dump_traceback(file=sys.stderr)
         sys.stderr.flush()
-        os._exit(70)
+        os._exit(dist.EXIT_LOST)
+
+    def _who_is_lost(self) -> str:
+        """Which ranks show no heartbeat any more, or have ended, and at what; takes `SILENCE` seconds."""
+        before, end = _beats(self.folder), time.monotonic() + SILENCE
+        while time.monotonic() < end:
+            time.sleep(PULSE)
+            self._write()  # the others look at this one too
+        mine, after = dist.rank(), _beats(self.folder)
+        others = [after[r] for r in sorted(after) if r != mine]
+        lost = [
+            f"rank {b['rank']} is dead or frozen, last seen at {b['doing']}"
+            for b in others
+            if not b["ended"] and before.get(b["rank"], {}).get("at") == b["at"]
+        ]
+        lost += [f"rank {r} was never seen" for r in range(dist.world_size()) if r not in after and r != mine]
+        ended = [f"rank {b['rank']} ended ({b['ended']}) at {b['doing']}" for b in others if b["ended"]]
+        alive = [f"rank {b['rank']} is alive, for {b['seconds']:.0f} s at {b['doing']}" for b in others]
+        return "; ".join(lost or ended or alive)
 
 
-def waiting_for(folder: Path) -> str:
-    """Which rank is the furthest behind, by the heartbeats of all, and what it was doing."""
-    beats = []
+def forget(folder: Path) -> None:
+    """Removes the heartbeats of an earlier run."""
+    for file in (folder / "heartbeat").glob("rank_*"):
+        file.unlink(missing_ok=True)
+
+
+def _beats(folder: Path) -> dict[int, dict]:
+    found = {}
     for file in folder.glob("rank_*.json"):
-        try:
-            beats.append(json.loads(file.read_text()))
-        except (OSError, ValueError):
-            continue
-    if not beats:
-        return ""
-    behind = min(beats, key=lambda b: b["since"])
-    ago = time.time() - behind["since"]
-    return f"The others waited for rank {behind['rank']}, which {ago:.0f} s ago began {behind['doing']}."
+        with contextlib.suppress(OSError, ValueError):
+            beat = json.loads(file.read_text())
+            found[beat["rank"]] = beat
+    return found

@@ -4,15 +4,15 @@ import numpy as np
 
 
 def topk_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Part of the samples whose label is among the k best scores. A tie counts against the label.
+    """Part of the samples whose label is among the k best scores. A tie counts against the label, and so does a nan.
 
     scores [N, C], labels [N] -> fraction in 0..1 (nan for N = 0).
     """
     if not len(labels):
         return float("nan")
     own = scores[np.arange(len(labels)), labels][:, None]
-    ahead = (scores > own).sum(1) + ((scores == own).sum(1) - 1)
-    return float((ahead < k).mean())
+    not_behind = (~(scores < own)).sum(1)  # the label itself among them
+    return float((not_behind <= k).mean())
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

@@ -1,10 +1,12 @@
 """A tiny model and data set that break on request: VIDEORL_FAULT="action@where=value,…".
 
-Actions: kill, segv, stop, term, exit, raise, odd_raise (an exception that cannot be pickled), sleep, nan, inf.
-Where: rank, step (forward passes of the model while training, from 1), sample (index in the training set), once (a file that
-is made when the fault fires; with it the fault fires no more). Each fault that fires is noted in VIDEORL_FAULT_LOG.
+Actions: kill, segv, stop, term, exit, raise, odd_raise (an exception that cannot be pickled), sleep,
+hang (in C, where no signal handler of Python runs), nan, inf.
+Where: rank, step (forward passes of the model while training, from 1), eval (the same while evaluating), sample (index in the
+training set), once (a file that is made when the fault fires; with it the fault fires no more). Each fault that fires is noted in VIDEORL_FAULT_LOG.
 """
 
+import ctypes
 import os
 import signal
 import time
@@ -70,6 +72,11 @@ class Fault:
     def _sleep(self):
         time.sleep(3600)
 
+    def _hang(self):
+        lock = ctypes.create_string_buffer(64)  # a pthread mutex; a signal does not end the wait for it, as it ends a sleep
+        for _ in range(2):
+            ctypes.CDLL(None).pthread_mutex_lock(lock)
+
 
 FAULT = Fault()
 
@@ -82,11 +89,15 @@ class Tiny(nn.Module):
         width: hidden units
         dropout: probability
         seconds: seconds that each training step sleeps, for tests that hit a run in the middle
+        spare: make a layer that no output depends on
     """
 
-    def __init__(self, spec, *, num_classes: int, width: int = 16, dropout: float = 0.2, seconds: float = 0.0):
+    def __init__(
+        self, spec, *, num_classes: int, width: int = 16, dropout: float = 0.2, seconds: float = 0.0, spare: bool = False
+    ):
         super().__init__()
-        self.seconds, self.calls = seconds, 0
+        self.seconds, self.calls, self.eval_calls = seconds, 0, 0
+        self.spare = nn.Linear(2, 2) if spare else None
         self.body = nn.Sequential(nn.Conv3d(3, width, (2, 8, 8), (2, 8, 8)), nn.BatchNorm3d(width), nn.GELU())
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, num_classes)
@@ -100,6 +111,10 @@ class Tiny(nn.Module):
             if FAULT.due(step=self.calls):
                 FAULT.fire()
                 logits = logits * {"nan": float("nan"), "inf": float("inf")}.get(FAULT.action, 1.0)
+        else:
+            self.eval_calls += 1
+            if FAULT.due(eval=self.eval_calls):
+                FAULT.fire()
         return {"logits": logits, "features": features}
 
 

@@ -1,0 +1,83 @@
+"""Multi-view testing against the golden figures of PySlowFast's TestMeter, and by hand."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from videorl.evals.views import Views
+from videorl.metrics.classification import topk_accuracy
+from videorl.spec import Clip, Spec
+from videorl.spec import Views as Protocol
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
+from recipe import check, load_case  # noqa: E402
+
+
+def views(clips: int, crops: int = 1, ensemble: str = "sum", activation: str = "softmax") -> Views:
+    return Views(Spec(Clip(4, 2, 32, 32), views=Protocol(clips, crops)), ensemble=ensemble, activation=activation)
+
+
+@pytest.mark.parametrize("ensemble", ["sum", "max"])
+def test_scores_of_a_video_s_views_are_joined_as_published(ensemble):
+    case = load_case(GOLDEN / "metrics/multi_view_test_meter.pt")
+    given = case["inputs"]
+    clips = given["num_clips"]
+    videos = len(given["labels"]) // clips
+    rows = {
+        "index": np.repeat(np.arange(videos), clips),
+        "view": np.tile(np.arange(clips), videos),
+        "labels": given["labels"].numpy(),
+        "scores": given["predictions"].numpy(),
+    }
+    found, per_video = views(clips // 3, 3, ensemble).finish(rows)
+    got = {"video_predictions": per_video["scores"], "top1": round(100 * found["top1"], 2)}
+    got["top2"] = round(100 * topk_accuracy(per_video["scores"], per_video["labels"], 2), 2)
+    check({**case, "expected": case["expected"][ensemble]}, got)
+    assert per_video["index"].tolist() == list(range(videos))
+
+
+def test_all_metrics_of_one_label():
+    scores = np.eye(3)[[0, 0, 1, 2, 1, 1]]
+    labels = np.array([0, 0, 1, 1, 1, 1])
+    rows = {"index": np.arange(6), "view": np.zeros(6, int), "labels": labels, "scores": scores}
+    found, _ = views(1).finish(rows)
+    assert found == {"top1": pytest.approx(5 / 6), "top5": 1.0, "mean_class": pytest.approx((1 + 3 / 4) / 2)}
+
+
+def test_all_metrics_of_several_labels():
+    rows = {
+        "index": np.array([0, 0, 4, 4]),
+        "view": np.array([0, 1, 0, 1]),
+        "labels": np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32),
+        "scores": np.array([[0.9, 0.1], [0.1, 0.3], [0.4, 0.6], [0.8, 0.1]]),
+    }
+    found, per_video = views(2).finish(rows)
+    assert per_video["index"].tolist() == [0, 4]
+    assert per_video["labels"].tolist() == [[1, 0], [0, 1]]
+    np.testing.assert_allclose(per_video["scores"], [[1.0, 0.4], [1.2, 0.7]])
+    assert found == {"map": pytest.approx((1 / 2 + 1) / 2)}, "the first class's positive comes second"
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_a_row_for_each_clip_with_scores_in_float32(activation):
+    logits = torch.randn(4, 3).to(torch.bfloat16)
+    batch = {
+        "video": torch.zeros(4, 3, 2, 8, 8),
+        "labels": torch.tensor([0, 0, 2, 2]),
+        "index": torch.tensor([5, 5, 6, 6]),
+        "view": torch.tensor([0, 1, 0, 1]),
+    }
+    rows = views(2, activation=activation).step(lambda video: {"logits": logits}, batch)
+    assert rows["scores"].dtype == torch.float32
+    expected = logits.float().softmax(1) if activation == "softmax" else logits.float().sigmoid()
+    assert torch.equal(rows["scores"], expected)
+    assert all(torch.equal(rows[name], batch[name]) for name in ("labels", "index", "view"))
+
+
+def test_the_protocol_in_words():
+    assert views(10, 3).protocol == "30 views per video, sum of softmax scores"
+    assert views(1, 1, "max", "sigmoid").protocol == "1 view per video, max of sigmoid scores"
