@@ -28,9 +28,9 @@ def translate(settings: list) -> list:
     for setting in settings:
         name = ".".join(setting.path)
         if name in IGNORED:
-            log.info("%s: %s is not used here: %s", setting.where, name, IGNORED[name])
+            log.warning("%s: %s is not used here: %s", setting.where, name, IGNORED[name])
         elif name == "DATA.DECODING_BACKEND" and setting.value == "torchvision":
-            log.info("%s: the torchvision decoder no longer exists; DECODING_BACKEND auto is used", setting.where)
+            log.warning("%s: the torchvision decoder no longer exists; DECODING_BACKEND auto is used", setting.where)
             kept.append(setting._replace(value="auto"))
         elif name == "AUG.COLOR_JITTER" and setting.value is None:
             kept.append(setting._replace(value=0.0))

@@ -277,7 +277,10 @@ def _handshake(store, rank_: int, size: int, facts: Mapping, limit: datetime.tim
         store.set("verdict", verdict)
     else:
         _wait(store, "facts/0", limit, _absent(0, size, limit))
-        _compare(facts, json.loads(store.get("facts/0")), f"rank {rank_}", "rank 0")
+        theirs = json.loads(store.get("facts/0"))
+        if theirs != facts:
+            store.set(f"heard/{rank_}", "yes")
+            _compare(facts, theirs, f"rank {rank_}", "rank 0")
         _wait(store, "verdict", 2 * limit, "rank 0 ended while the ranks met; what it printed says why")
         verdict = store.get("verdict").decode()
         store.set(f"heard/{rank_}", "yes")

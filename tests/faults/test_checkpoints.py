@@ -4,6 +4,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def begun(reference, tmp_path):
 
     def copy(epochs: int) -> Path:
         out = shutil.copytree(reference.out, tmp_path / "out")
+        (out / "stdout.log").unlink()
         for later in range(epochs + 1, 4):
             for suffix in (".pyth", ".json"):
                 (out / "checkpoints" / checkpoint.name_of(later)).with_suffix(suffix).unlink()
@@ -228,7 +230,7 @@ def test_a_hostile_checkpoint_is_refused_and_not_run(begun, run, tmp_path, place
     ("settings", "words"),
     [
         (("MODEL.NUM_CLASSES", 5), ["2 of another shape: head.weight (4, 16) for (5, 16), head.bias (4,) for (5,);"]),
-        pytest.param(("TINY.width", 8), ["another shape", "body.0.weight", "…; expected"], marks=pytest.mark.slow),
+        pytest.param(("TINY.WIDTH", 8), ["another shape", "body.0.weight", "…; expected"], marks=pytest.mark.slow),
         pytest.param(("SOLVER.OPTIMIZING_METHOD", "sgd"), ["adamw", "sgd"], marks=pytest.mark.slow),
         pytest.param(("TRAIN.BATCH_SIZE", 4), ["6 videos a step, this run 4"], marks=pytest.mark.slow),
     ],
@@ -264,7 +266,7 @@ TOO_SMALL = 40_000  # a checkpoint takes twice that, logs far less
 def test_training_goes_on_past_a_checkpoint_that_cannot_be_written(reference, begun, run, background):
     out = begun(1)
     before = files(out)
-    settings = ("TRAIN.BEST_METRIC", "", "TINY.seconds", 0.4, "TRAIN.ASYNC_CHECKPOINT", background)
+    settings = ("TRAIN.BEST_METRIC", "", "TINY.SECONDS", 0.4, "TRAIN.ASYNC_CHECKPOINT", background)
     going = run("out", *TRAIN_ONLY, *settings)
     limit(going, TOO_SMALL)
     going.until("NOT written")
@@ -315,10 +317,10 @@ def test_a_run_whose_last_state_is_not_on_the_disk_does_not_end_well(begun, run)
 def test_a_stopped_run_that_could_not_save_does_not_say_that_it_did(begun, run):
     out = begun(1)
     before = files(out)
-    going = run("out", *TRAIN_ONLY, "TINY.seconds", 0.4)
+    going = run("out", *TRAIN_ONLY, "TINY.SECONDS", 0.4)
     limit(going, TOO_SMALL)
     going.until("epoch 2/3 step 1/4")
-    going.process.terminate() if hasattr(going.process, "terminate") else os.kill(going.process.pid, 15)
+    os.kill(going.process.pid, signal.SIGTERM)
     refused(going.wait(), "1 checkpoints in a row could not be written")
     assert not (out / "PREEMPTED").exists()
     assert files(out) == before
@@ -351,9 +353,9 @@ def test_keeping_a_single_checkpoint_is_refused(run, tmp_path):
 @pytest.mark.slow
 def test_saving_in_the_background_changes_no_bit_and_pruning_keeps_the_best(reference, run):
     settings = ("TRAIN.ASYNC_CHECKPOINT", "True", "TRAIN.CHECKPOINT_STEPS", 1, "TRAIN.KEEP_CHECKPOINTS", 2)
-    stopped = run("out", *TRAIN_ONLY, *settings, "TINY.seconds", 0.2)
+    stopped = run("out", *TRAIN_ONLY, *settings, "TINY.SECONDS", 0.2)
     stopped.until("epoch 2/3 step 2/4")
-    os.kill(stopped.process.pid, 15)
+    os.kill(stopped.process.pid, signal.SIGTERM)
     stopped.wait()
     assert stopped.code == 75, stopped.stderr
     names = [n for n in files(stopped.out) if n.endswith(".pyth")]

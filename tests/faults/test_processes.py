@@ -58,7 +58,7 @@ def test_a_frozen_rank_is_named_within_the_timeout(run):
     assert (first.fired, first.code) == (1, 70)
     (line,) = errors(first)
     assert "rank 0 made no progress for 10 s" in line
-    assert "rank 1 is dead or frozen, last seen at step 3" in line
+    assert "rank 1 is dead or frozen" in line
     assert "most recent call first" in first.stderr  # the stacks
     os.kill(frozen.process.pid, signal.SIGCONT)
     assert frozen.wait().code == 70

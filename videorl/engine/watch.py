@@ -121,7 +121,7 @@ class Watch:
         mine, after = dist.rank(), _beats(self.folder)
         others = [after[r] for r in sorted(after) if r != mine]
         lost = [
-            f"rank {b['rank']} is dead or frozen, last seen at {b['doing']}"
+            f"rank {b['rank']} is dead or frozen, seen {time.time() - b['at']:.0f} s ago at {b['doing']}"
             for b in others
             if not b["ended"] and before.get(b["rank"], {}).get("at") == b["at"]
         ]

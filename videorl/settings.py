@@ -1,0 +1,207 @@
+"""Settings as the user writes them: leaves of YAML files and KEY VALUE pairs, each with its place, and their types."""
+
+import ast
+import itertools
+import logging
+import math
+import re
+import reprlib
+import types
+import typing
+from pathlib import Path
+
+import yaml
+
+from videorl import registry
+from videorl.registry import UserError
+
+log = logging.getLogger("videorl")
+
+MOST_KEYS = 10_000  # of one file
+
+
+class Setting(typing.NamedTuple):
+    """A value that a file or the command line gives to a key. `line` is 0 where there is none."""
+
+    path: tuple[str, ...]
+    value: object
+    source: str
+    line: int = 0
+
+    @property
+    def where(self) -> str:
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+def read_file(file: Path, seen: tuple[Path, ...] = ()) -> list[Setting]:
+    """Settings of a YAML file, after those of its `_BASE_`."""
+    file = file.resolve()
+    if file.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{file}: expected a .yaml file; nothing else is read as a config")
+    if not file.is_file():
+        raise UserError(f"config file {file} does not exist; --cfg takes the path of a YAML file")
+    if file in seen:
+        raise UserError(f"{file}: _BASE_ goes round in a circle: {' -> '.join(p.name for p in (*seen, file))}")
+    if file.parent.parent.name == "projects":
+        registry.import_project(file.parent)
+    settings = parse(file)
+    base = [s for s in settings if s.path == ("_BASE_",)]
+    inherited = read_file(_base_path(file, base[0]), (*seen, file)) if base else []
+    return inherited + [s for s in settings if s.path != ("_BASE_",)]
+
+
+def _base_path(file: Path, setting: Setting) -> Path:
+    base = str(setting.value)
+    if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*:", base) or Path(base).is_absolute():
+        raise UserError(f"{setting.where}: _BASE_ {base!r} must be a path relative to the file that names it")
+    if not (file.parent / base).is_file():
+        raise UserError(f"{setting.where}: _BASE_ {base!r} names no file; expected a path relative to {file.parent}")
+    return file.parent / base
+
+
+def parse(file: Path) -> list[Setting]:
+    """Leaves of a YAML document, each with file and line. A key given twice: the last counts, as in PySlowFast."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    if len(text) > 1_000_000:
+        raise UserError(f"{file}: {len(text)} characters; a config has at most 1,000,000")
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is None or root.tag == "tag:yaml.org,2002:null":
+            return []
+        if not isinstance(root, yaml.MappingNode):
+            raise UserError(f"{file}: expected `KEY: value` lines, found a {root.id}")
+        leaves = list(itertools.islice(_leaves(loader, root, (), file), MOST_KEYS + 1))
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{file}: nested too deeply") from None
+    if len(leaves) > MOST_KEYS:
+        raise UserError(f"{file}: more than {MOST_KEYS} keys, aliases counted each time")
+    return leaves
+
+
+def _leaves(loader, node, path, file):
+    if len(path) > 20:
+        raise UserError(f"{file}: nested more than 20 deep at {'.'.join(path[:5])}…")
+    line = node.start_mark.line + 1
+    if node.tag != loader.DEFAULT_MAPPING_TAG:
+        raise UserError(f"{file}:{line}: the YAML tag {node.tag} is not read; write plain keys and values")
+    _tell_doubles(node, path, file)
+    loader.flatten_mapping(node)
+    if not node.value and path:
+        yield Setting(path, {}, str(file), line)
+    last = {str(loader.construct_object(key_node)): (key_node, value_node) for key_node, value_node in node.value}
+    for name, (key_node, value_node) in last.items():
+        key = (*path, name)
+        if isinstance(value_node, yaml.MappingNode):
+            yield from _leaves(loader, value_node, key, file)
+        else:
+            yield Setting(key, loader.construct_object(value_node, deep=True), str(file), key_node.start_mark.line + 1)
+
+
+def _tell_doubles(node, path, file) -> None:
+    lines: dict[str, int] = {}
+    for key_node, _ in node.value:
+        name, line = ".".join((*path, str(key_node.value))), key_node.start_mark.line + 1
+        if name in lines and name != "<<":
+            log.warning("%s:%d: %s stands on line %d too; the last one counts", file, line, name, lines[name])
+        lines[name] = line
+
+
+def read_overrides(words: list[str]) -> list[Setting]:
+    if len(words) % 2:
+        raise UserError(f"overrides are pairs KEY VALUE; found an odd number of words: {' '.join(words)}")
+    return [
+        Setting(tuple(key.split(".")), value, "command line")
+        for key, value in zip(words[::2], words[1::2], strict=True)
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------ types
+
+
+def convert(value: object, kind: object, name: str, where: str) -> object:
+    """`value` as `kind`: text is read as YAML and Python would (`1e-4`, `(3, 7, 7)`, `None`), 4 is a float where one is
+    due. Raises `UserError` naming key and place."""
+    try:
+        return _convert(value, kind)
+    except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError):
+        raise UserError(f"{where}: {name} must be {type_name(kind)}, found {shown(value)}") from None
+
+
+def shown(value: object) -> str:
+    """Up to 80 characters of a value. Aliases can make it too large to be written out first."""
+    return repr(value[:80]) if isinstance(value, str) else reprlib.repr(value)[:80]
+
+
+def _convert(value, kind):
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is object or kind is typing.Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return None if _is_none(value) else _convert(value, next(a for a in args if a is not type(None)))
+    if origin is typing.Literal:
+        chosen = _convert(value, type(args[0]))
+        if chosen not in args:
+            raise ValueError
+        return chosen
+    if origin in (list, tuple):
+        return _convert_list(value, args)
+    return {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}[kind](value)
+
+
+def _is_none(value):
+    return value is None or (isinstance(value, str) and value.lower() in ("none", "null", "~"))
+
+
+def _convert_list(value, args):
+    if isinstance(value, str):
+        value = ast.literal_eval(value) if len(value) < 10_000 else None
+    if not isinstance(value, (list, tuple)):
+        raise TypeError
+    return [_convert(v, args[0] if args else object) for v in value]
+
+
+def _to_bool(value):
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _to_int(value):
+    number = _to_float(value)
+    if number != int(number):
+        raise ValueError
+    return int(value) if isinstance(value, (int, str)) and str(value).lstrip("+-").isdigit() else int(number)
+
+
+def _to_float(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _to_str(value):
+    if value is None or (isinstance(value, str) and value == "None"):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise TypeError
+    return str(value)
+
+
+def type_name(kind) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(kind)))
+    return getattr(kind, "__name__", str(kind)) if not typing.get_args(kind) else str(kind).replace("typing.", "")
