@@ -92,7 +92,8 @@ def our_sample(path: str, rng, spec: Spec, backend: str) -> dict[str, float]:
 
 def mean_seconds(sample, paths: list[str], samples: int, spec: Spec, backend: str = "") -> dict[str, float]:
     """Mean over samples drawn from seeds 0, 1, …; one more before them warms caches and imports."""
-    rows = [sample(paths[max(k, 0) % len(paths)], np.random.default_rng(max(k, 0)), spec, backend) for k in range(-1, samples)]
+    seeds = [max(k, 0) for k in range(-1, samples)]
+    rows = [sample(paths[k % len(paths)], np.random.default_rng(k), spec, backend) for k in seeds]
     parts = {part: sum(row[part] for row in rows[1:]) / samples for part in rows[0]}
     total = sum(parts.values())
     rounded = {part: round(value, 4) for part, value in {**parts, "total": total}.items()}
@@ -100,7 +101,7 @@ def mean_seconds(sample, paths: list[str], samples: int, spec: Spec, backend: st
 
 
 def loader_rate(cfg, data, samples: int) -> dict[str, float]:
-    """Clips per second of wall time that the loader delivers with NUM_WORKERS workers; the first batch is not counted."""
+    """Clips per second of wall time that the loader delivers with NUM_WORKERS workers, from the second batch on."""
     loader = build.loader(cfg, data, "bench")
     size = min(cfg.TRAIN.BATCH_SIZE, len(data), max(1, samples // 4))
     batches = [[(k * size + i) % len(data) for i in range(size)] for k in range(max(2, samples // size) + 1)]

@@ -33,7 +33,7 @@ class Contestant:
         self.peak = 0.0
 
     def step(self, video: torch.Tensor, labels: torch.Tensor) -> None:
-        """One optimizer step; its parts are added to `seconds` [s], its memory to `peak` [MiB above what stood before]."""
+        """One optimizer step; its parts are added to `seconds`, its memory to `peak` (MiB above what stood before)."""
         device = video.device
         with _Peak(device) as peak:
             times = [_now(device)]
@@ -121,7 +121,9 @@ def _torchvision(cfg) -> nn.Module:
     from torchvision.models.video import mvit_v2_s
 
     if (cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE) != (16, 224):
-        raise UserError("torchvision's mvit_v2_s takes 16 frames of 224 pixels only: use configs/Kinetics/MVITv2_S_16x4.yaml")
+        raise UserError(
+            "torchvision's mvit_v2_s takes 16 frames of 224 pixels: use the config MVITv2_S_16x4"
+        )
     return mvit_v2_s(num_classes=cfg.MODEL.NUM_CLASSES).to(dist.device())
 
 
@@ -164,7 +166,8 @@ def run(cfg, args) -> None:
     }
     shape = [args.batch, 3, cfg.DATA.NUM_FRAMES, size, size]
     threads = torch.get_num_threads()
-    print(json.dumps({"device": str(device), "threads": threads, "clip": shape, "models": results, "step_ratio": ratios}, indent=1))
+    about = {"device": str(device), "threads": threads, "clip": shape}
+    print(json.dumps({**about, "models": results, "step_ratio": ratios}, indent=1))
 
 
 if __name__ == "__main__":

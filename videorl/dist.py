@@ -190,8 +190,8 @@ def _store(method: str, rank_: int, size: int, limit: datetime.timedelta):
 def _file_store(path: str, rank_: int, size: int, limit: datetime.timedelta):
     """The part of the file that is this run's: a file outlives a run that is killed, and the next run finds it.
 
-    Rank 0 opens a session under a new name and answers each rank with the word that it said there: so both know that the
-    other is there now.
+    Rank 0 opens a session under a new name and answers each rank with the word that it said there: so each knows that
+    the other is there now.
     """
     word = uuid.uuid4().hex
     try:
@@ -223,8 +223,8 @@ def _joined_session(store, path: str, rank_: int, word: str, limit: datetime.tim
                 return session
         time.sleep(0.05)
     raise UserError(
-        f"rank 0 did not answer rank {rank_} in {path} within {limit.total_seconds():.0f} s: is shard 0 started, with the"
-        " same --num_shards, is the disk shared, and is no other shard started with this --shard_id?"
+        f"rank 0 did not answer rank {rank_} in {path} within {limit.total_seconds():.0f} s: is shard 0 started,"
+        " with the same --num_shards, is the disk shared, and is no other shard started with this --shard_id?"
     )
 
 
@@ -266,12 +266,15 @@ def _in_use(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+AGREED = "agreed"
+
+
 def _handshake(store, rank_: int, size: int, facts: Mapping, limit: datetime.timedelta) -> None:
     """Compares the facts of all ranks before anything is built, so that a wrong launch is an error, not a wrong run."""
     if store.add(f"rank/{rank_}", 1) > 1:
         raise UserError(f"rank {rank_} joined twice: two machines were started with the same --shard_id")
-    facts = dict(facts)
-    store.set(f"facts/{rank_}", json.dumps(facts))
+    store.set(f"facts/{rank_}", json.dumps(dict(facts)))
+    facts = json.loads(store.get(f"facts/{rank_}"))
     if rank_ == 0:
         verdict = _verdict(store, size, facts, limit)
         store.set("verdict", verdict)
@@ -288,9 +291,6 @@ def _handshake(store, rank_: int, size: int, facts: Mapping, limit: datetime.tim
         if rank_ == 0:
             _let_them_hear(store, size)
         raise UserError(verdict)
-
-
-AGREED = "agreed"
 
 
 def _verdict(store, size: int, facts: Mapping, limit: datetime.timedelta) -> str:

@@ -19,7 +19,7 @@ SAMPLES, CLASSES, CANDIDATES = 12, 5, 3
 
 
 class Tiny(nn.Module):
-    """Gives every name that some loss asks for. `dropout` > 0: random; `norm`: batch norm; `recompute`: checkpointing."""
+    """Gives every name that a loss asks for. `dropout`: its rate; `norm`: batch norm; `recompute`: checkpointing."""
 
     def __init__(self, dropout=0.0, norm=False, recompute=False):
         super().__init__()
@@ -81,7 +81,7 @@ def parts(total: int, even: bool) -> list[int]:
 
 
 def gradient(names: list[str], micro_batches: int, even: bool, *, dtype=None, seed=7, **model_options) -> dict:
-    """Gradients and values of one step of the objective with the losses `names`, for this rank's share of the samples."""
+    """Gradients and values of one step of the losses `names`, for this rank's share of the samples."""
     torch.manual_seed(0)
     model = Tiny(**model_options)
     objective = Objective({n: build_loss(n) for n in names}, {n: 0.5 + k for k, n in enumerate(names)})

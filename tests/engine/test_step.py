@@ -7,9 +7,9 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # also for the processes that are spawned from here
-import exact_ranks as ranks  # noqa: E402
+import exact_ranks as ranks
 
-from videorl.engine.step import seed_chunk  # noqa: E402
+from videorl.engine.step import seed_chunk
 
 CASES = ranks.cases()
 
@@ -28,7 +28,7 @@ def whole():
 
 
 def relative_error(got: dict, expected: dict) -> float:
-    """Largest error of a parameter's gradient, relative to its norm (or, where that vanishes, to a part of the whole)."""
+    """Largest error of a parameter's gradient, relative to its norm or, where that vanishes, to a part of the whole."""
     assert got.keys() == expected.keys()
     least = 0.01 * max(g.norm().item() for g in expected.values())
     return max((got[n] - expected[n]).norm().item() / max(expected[n].norm().item(), least) for n in expected)

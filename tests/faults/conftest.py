@@ -69,7 +69,11 @@ class Run:
 
     def __init__(self, data: Path, out: Path, *overrides, fault="", launcher=(), flags=(), env=None, cwd=ROOT):
         words = [*map(str, overrides)]
-        tool = [*launcher, str(ROOT / "tools/run_net.py")] if launcher else [sys.executable, str(ROOT / "tools/run_net.py")]
+        tool = (
+            [*launcher, str(ROOT / "tools/run_net.py")]
+            if launcher
+            else [sys.executable, str(ROOT / "tools/run_net.py")]
+        )
         self.out, self.fault_log = out, out.parent / f"{out.name}.fault"
         self.read_log = out.parent / f"{out.name}.read"
         command = [*tool, "--cfg", str(CONFIG), *flags]

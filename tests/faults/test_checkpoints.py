@@ -1,4 +1,4 @@
-"""Checkpoints that are cut, damaged, hostile, of another model, or cannot be written: no run is lost, none goes on wrong."""
+"""Checkpoints that are damaged, hostile, of another model, or cannot be written: no run is lost, none goes on wrong."""
 
 import os
 import random
@@ -70,7 +70,7 @@ def refused(run: Run, *words: str) -> None:
         assert word in run.stderr
 
 
-# --------------------------------------------------------------------------------------------------- killed while saving
+# -------------------------------------------------------------------------------------------------- killed while saving
 
 
 def save_for_ever(folder: Path, first: int, pipe) -> None:
@@ -147,7 +147,9 @@ def damage(file: Path, kind: str) -> None:
     assert file.read_bytes() != data
 
 
-@pytest.mark.parametrize("kind", ["one bit", *(pytest.param(k, marks=pytest.mark.slow) for k in DAMAGE if k != "one bit")])
+@pytest.mark.parametrize(
+    "kind", ["one bit", *(pytest.param(k, marks=pytest.mark.slow) for k in DAMAGE if k != "one bit")]
+)
 def test_a_damaged_newest_gives_way_to_the_one_before(reference, begun, run, kind):
     out = begun(2)
     damaged = out / "checkpoints" / SECOND
@@ -156,8 +158,8 @@ def test_a_damaged_newest_gives_way_to_the_one_before(reference, begun, run, kin
     again = run("out", *TRAIN_ONLY).wait()
     assert again.code == 0, again.stderr
     assert again.stderr == ""
-    (line,) = said(again, "damaged")
-    assert f"{damaged} is damaged (" in line
+    (line,) = said(again, " is damaged (")
+    assert str(damaged) in line
     assert said(again, "resumed from")[0].endswith(f"{FIRST}: 1 epochs and 0 steps done")
     assert same_as(again, reference)
     assert checkpoint.damage(damaged) == "", "the run has written it anew"
@@ -255,7 +257,7 @@ def test_weights_that_lack_a_part_of_the_model_are_not_tested(begun, run):
 
 
 def limit(run: Run, size: int) -> None:
-    """From now on the kernel lets the run write no file larger than `size` bytes: as good as a full disk, without root."""
+    """From now on the kernel lets the run write no file larger than `size` bytes: as good as a full disk."""
     resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
@@ -309,7 +311,7 @@ def test_a_run_whose_last_state_is_not_on_the_disk_does_not_end_well(begun, run)
     before = files(out)
     going = run("out", *TRAIN_ONLY, "TRAIN.BEST_METRIC", "")
     limit(going, TOO_SMALL)
-    refused(going.wait(), "1 checkpoints in a row could not be written")
+    refused(going.wait(), "the last checkpoint could not be written")
     assert files(out) == before
 
 
@@ -321,7 +323,7 @@ def test_a_stopped_run_that_could_not_save_does_not_say_that_it_did(begun, run):
     limit(going, TOO_SMALL)
     going.until("epoch 2/3 step 1/4")
     os.kill(going.process.pid, signal.SIGTERM)
-    refused(going.wait(), "1 checkpoints in a row could not be written")
+    refused(going.wait(), "the last checkpoint could not be written")
     assert not (out / "PREEMPTED").exists()
     assert files(out) == before
 
@@ -338,7 +340,8 @@ def test_an_output_dir_that_cannot_be_written_is_an_error_before_any_work(run, t
     done = run("out", "OUTPUT_DIR", folder).wait()
     refused(done, f"OUTPUT_DIR {folder} cannot be written")
     assert "model tiny" not in done.stdout
-    assert place == "read-only" or out.read_text() == "mine" if place != "inside" else True
+    if place == "file":
+        assert out.read_text() == "mine"
 
 
 @pytest.mark.slow
@@ -347,7 +350,7 @@ def test_keeping_a_single_checkpoint_is_refused(run, tmp_path):
     assert files(tmp_path / "out") == {}
 
 
-# ------------------------------------------------------------------------------------------------------ in the background
+# ---------------------------------------------------------------------------------------------------- in the background
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Loader workers that crash, hang or fail cost one sample at most; what the run sees is the same for any workers."""
 
+import contextlib
 import gc
-import logging
+import json
 import os
 import random
 import re
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.faults.conftest import same_bits
+from tests.faults.conftest import Run, same_bits
 from videorl.data.loader import Job, Loader, SampleFailed, Workers
 from videorl.data.quarantine import Quarantine
 from videorl.data.video import VideoError
@@ -161,6 +162,21 @@ def test_a_signal_to_the_whole_group_is_no_fault_of_a_sample(loader_of, number):
     assert loader.pool.strikes == {}
 
 
+def die():
+    os._exit(3)
+
+
+@pytest.mark.slow
+def test_workers_of_a_fork_server_stay_and_are_replaced():
+    """Their parent is the server; it was taken for a sign that the main process is gone."""
+    loader = Loader(Clips({5: die}), Workers(1, 2, 60.0, context="forkserver"), Quarantine("clips", LENGTH, 0.5))
+    with contextlib.closing(loader):
+        assert numbers(loader.run(jobs())) == WITHOUT_5
+        (worker,) = loader.pool.workers
+        worker.process.join(2.5)
+        assert worker.process.is_alive()
+
+
 def test_workers_that_die_outside_any_sample_are_an_error_and_no_loop(loader_of):
     loader = loader_of(Clips(), mix=lambda batch, job: os._exit(9))
     with pytest.raises(UserError, match="keep dying outside any sample .exit code 9.*lower DATA_LOADER.NUM_WORKERS"):
@@ -272,11 +288,10 @@ def test_batches_come_in_the_order_of_jobs_whatever_the_delays(loader_of, seed):
     clips = Clips(dict.fromkeys(range(LENGTH), delay))
     loader = loader_of(clips, count, prefetch)
     wanted = [Job(seed, k, rng.choices(range(LENGTH), k=rng.randint(1, 3))) for k in range(length)]
-    found, begun_before = [], 0
+    found = []
     for k, batch in enumerate(loader.run(wanted)):
         allowed = sum(len(job.samples) for job in wanted[: k + count * prefetch])
         assert sum(clips.begun) <= allowed
-        begun_before = max(begun_before, sum(clips.begun))
         found.append((batch["index"].tolist(), set(batch["epoch"])))
     assert found == [(job.samples, {seed}) for job in wanted]
     assert sum(clips.begun) == sum(len(job.samples) for job in wanted)
@@ -306,14 +321,10 @@ def test_shared_memory_goes_with_the_batch(loader_of):
     del batches
     list(loader.run(jobs()))
     gc.collect()
-    files = [
-        os.readlink(f"/proc/self/fd/{name}")
-        for name in os.listdir("/proc/self/fd")
-        if name.isdigit() and os.path.lexists(f"/proc/self/fd/{name}")
-    ]
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     assert while_kept >= 1
     assert shared_memories() == 0
-    assert not [file for file in files if "memfd:batch" in file]
+    assert not [link for link in links if "memfd:batch" in os.readlink(link)]
 
 
 def test_all_kinds_of_tensors_arrive_as_they_were(loader_of):
@@ -330,6 +341,7 @@ def test_all_kinds_of_tensors_arrive_as_they_were(loader_of):
         assert type(there[name]) is type(value), name
         same = torch.equal(there[name], value) if isinstance(value, torch.Tensor) else there[name] == value
         assert same, name
+        assert not isinstance(value, torch.Tensor) or there[name].stride() == value.stride(), name
     assert there["bfloat"].dtype == torch.bfloat16
 
 
@@ -349,8 +361,6 @@ TWO = ("DATA_LOADER.NUM_WORKERS", 2)
 
 
 def quarantined(run) -> list[tuple]:
-    import json
-
     file = run.out / "quarantine.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [(row["dataset"], Path(row["path"]).name, row["stage"], row["count"]) for row in rows]
@@ -363,22 +373,21 @@ def same_run(one, other) -> bool:
     return same_bits(*states) and one.losses() == other.losses()
 
 
-def left_over(run) -> list[str]:
-    """Processes whose environment names this run's files."""
-    mark, found = str(run.fault_log).encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
+def left_over(run) -> list[int]:
+    """Living processes of the session that the run leads."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
         try:
-            if mark in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_text())
-        except OSError:
+            state, _, _, session = file.read_text().rpartition(") ")[2].split()[:4]
+        except OSError:  # it has just ended
             continue
+        if int(session) == run.process.pid and state != "Z":
+            found.append(int(file.parent.name))
     return found
 
 
 @pytest.fixture(scope="module")
 def undisturbed(world, tmp_path_factory):
-    from tests.faults.conftest import Run
-
     return Run(world, tmp_path_factory.mktemp("undisturbed") / "out", *SHORT).wait(240)
 
 
@@ -462,8 +471,3 @@ def test_a_bad_video_gives_way_to_its_neighbour_and_more_end_the_run(run, own_wo
     (line,) = [text for text in over.stderr.splitlines() if text.startswith("error: ")]
     assert "of 24 samples cannot be read, more than DATA.MAX_BAD_FRACTION 0.05 allows" in line
     assert ".mp4 (empty file)" in line
-
-
-def test_log_lines_of_the_loader_reach_the_log():
-    """The warnings above are of the logger that the log file is set up for."""
-    assert logging.getLogger("videorl").getEffectiveLevel() <= logging.WARNING

@@ -31,7 +31,17 @@ def trainer(world, tmp_path):
     levels = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
 
     def build(*overrides) -> Trainer:
-        words = ["DATA.PATH_TO_DATA_DIR", world, "OUTPUT_DIR", tmp_path, "EMA.ENABLED", "True", "EMA.DECAY", 0.5, *overrides]
+        words = [
+            "DATA.PATH_TO_DATA_DIR",
+            world,
+            "OUTPUT_DIR",
+            tmp_path,
+            "EMA.ENABLED",
+            "True",
+            "EMA.DECAY",
+            0.5,
+            *overrides,
+        ]
         cfg = config.load([CONFIG], map(str, words))
         determinism.set_level(cfg.DETERMINISM)
         trainer = Trainer(cfg, State.build(cfg))
@@ -236,7 +246,9 @@ def switches():
     determinism.set_level("data")
 
 
-@pytest.mark.parametrize(("level", "benchmark", "full"), [("off", True, False), ("data", False, False), ("full", False, True)])
+@pytest.mark.parametrize(
+    ("level", "benchmark", "full"), [("off", True, False), ("data", False, False), ("full", False, True)]
+)
 def test_levels_set_what_they_say(switches, level, benchmark, full):
     determinism.set_level(level)
     assert torch.backends.cudnn.benchmark is benchmark

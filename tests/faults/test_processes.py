@@ -1,14 +1,15 @@
-"""Processes that die, freeze, disagree or are told to stop: the run ends soon, says who it was, and goes on from there."""
+"""Processes that die, freeze, disagree or are told to stop: the run ends soon, says why, and goes on from there."""
 
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 
 import pytest
 
-from tests.faults.conftest import free_port, same_bits, shards
+from tests.faults.conftest import ROOT, free_port, same_bits, shards
 from videorl import checkpoint
 
 SHORT = ("TEST.ENABLE", "False", "SOLVER.MAX_EPOCH", "2", "TRAIN.CHECKPOINT_STEPS", "1", "TRAIN.KEEP_CHECKPOINTS", "0")
@@ -79,6 +80,31 @@ def test_torchrun_restarts_and_ends_with_the_bits_of_an_undisturbed_run(run, tmp
         assert torn.losses() == losses
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("action", "code", "line"),
+    [
+        ("kill", 70, "error: rank 1 was killed by SIGKILL; the others were stopped"),
+        ("raise", 70, "error: rank 1 raised the error above; the others were stopped"),
+        ("wait", 75, ""),
+    ],
+)
+def test_processes_of_one_machine_end_together(tmp_path, action, code, line):
+    """The launch for several GPUs, which this test does without."""
+    words = [sys.executable, str(ROOT / "tests/faults/spawned.py"), str(tmp_path), action]
+    parent = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    files = [tmp_path / "pid0", tmp_path / "pid1"]
+    wait_for(lambda: all(f.exists() and f.read_text() for f in files), 120)
+    if action == "wait":
+        parent.terminate()
+    stderr = parent.communicate(timeout=60)[1]
+    assert parent.returncode == code, stderr
+    assert line in stderr.splitlines() or not line
+    for file in files:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.read_text()), 0)
+
+
 # ------------------------------------------------------------------------------------------------------ wrong launches
 
 
@@ -144,7 +170,11 @@ def test_ranks_with_other_annotations_are_told_the_data_set(run, own_world, tmp_
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_parameter_without_gradient_is_named(run, processes):
     """With several processes torch would go on for a step with gradients that are not averaged."""
-    all_ = shards(run, 2, "out", *SHORT, "TINY.SPARE", "True") if processes == 2 else [run("out", *SHORT, "TINY.SPARE", "True")]
+    all_ = (
+        shards(run, 2, "out", *SHORT, "TINY.SPARE", "True")
+        if processes == 2
+        else [run("out", *SHORT, "TINY.SPARE", "True")]
+    )
     ended = [r.wait() for r in all_]
     assert [r.code for r in ended] == [2, 2] if processes == 2 else [0]
     said = errors(ended[0])[0] if processes == 2 else (ended[0].out / "stdout.log").read_text()

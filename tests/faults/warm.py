@@ -1,4 +1,4 @@
-"""Processes that begin with torch imported: a fork of a clean process, in milliseconds, where imports take five seconds each."""
+"""Processes that begin with torch imported: forks of a clean process, where imports would take five seconds each."""
 
 import io
 import multiprocessing
@@ -20,6 +20,7 @@ IMPORTED = [
     "videorl.engine.job",
     "videorl.report",
     "timm.utils",
+    "pytest",  # the main module, which multiprocessing imports again in each child
 ]
 
 
@@ -63,5 +64,8 @@ def _become(argv: list[str], env: dict[str, str], cwd: str, names: list[str]) ->
         os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
     sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(n, "wb", closefd=False), line_buffering=True) for n in (1, 2))
     multiprocessing.process._parent_process = None  # as in a process that a user started
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # not the one of this process: the server has no such environment
     sys.argv = argv
     runpy.run_path(argv[0], run_name="__main__")

@@ -1,8 +1,9 @@
 """Which samples make which micro-batch of which rank.
 
-A step takes the next `Plan.step_size` samples of the epoch's order, the same for every number of ranks and micro-batches,
-and deals them out as chunks: rank r gets chunks r * M … r * M + M - 1. Sample i of a step and its mirror image
-(step_size - 1 - i) fall into one chunk, so MixUp, which pairs a batch with its reverse, makes the same pairs for any split.
+A step takes the next `Plan.step_size` samples of the epoch's order, the same for every number of ranks and
+micro-batches, and deals them out as chunks: rank r gets chunks r * M … r * M + M - 1. Sample i of a step and its mirror
+image (step_size - 1 - i) fall into one chunk, so MixUp, which pairs a batch with its reverse, makes the same pairs for
+any split.
 """
 
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ class Plan:
         return self.micro_batch * self.micro_batches * self.world
 
     def chunks(self, samples: np.ndarray) -> list[list[int]]:
-        """This rank's micro-batches of one step. Chunk c holds samples c*h … of the first half and their mirror images."""
+        """This rank's micro-batches of a step. Chunk c holds samples c*h … of the first half and their mirrors."""
         total = self.micro_batches * self.world
         half = self.micro_batch // 2
         if self.micro_batch % 2:
@@ -42,13 +43,14 @@ class Plan:
 
 @BATCHES.register("shuffled")
 class Shuffled:
-    """A new random order each epoch, from (seed, epoch); samples that do not fill the last step wait for another epoch."""
+    """A new random order each epoch, from (seed, epoch); samples that do not fill the last step are left out."""
 
     def __init__(self, length: int, plan: Plan, seed: int):
         if length < plan.step_size:
             raise UserError(
                 f"the training set has {length} videos but one step takes {plan.step_size}"
-                f" ({plan.micro_batch} x {plan.micro_batches} micro-batches x {plan.world} processes); lower TRAIN.BATCH_SIZE"
+                f" ({plan.micro_batch} x {plan.micro_batches} micro-batches x {plan.world} processes);"
+                " lower TRAIN.BATCH_SIZE"
             )
         self.length, self.plan, self.seed = length, plan, seed
         self.begin_epoch(0)

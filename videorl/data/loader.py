@@ -167,16 +167,19 @@ def collate(items: list[dict]) -> dict:
 def _together(values: list):
     if not isinstance(values[0], (torch.Tensor, np.ndarray)):
         return values
-    return torch.stack([torch.as_tensor(v) for v in values])
+    tensors = [torch.as_tensor(v) for v in values]
+    # One layout in memory, with and without workers: the last bits of a convolution depend on it.
+    out = torch.empty((len(tensors), *tensors[0].shape), dtype=tensors[0].dtype)
+    return torch.stack(tensors, out=out)
 
 
-def _work(fetch: Fetch, pipe, memories: socket.socket, at, parent: int) -> None:
+def _work(fetch: Fetch, pipe, memories: socket.socket, at) -> None:
     # One thread each: the workers are the parallelism, and torchcodec is four times slower with more.
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
     def note(index: int) -> None:
         at[1] = time.monotonic()
@@ -191,8 +194,11 @@ def _work(fetch: Fetch, pipe, memories: socket.socket, at, parent: int) -> None:
             pipe.send((number, error))
 
 
-def _end_with(parent: int) -> None:
-    """A main process that was killed cannot end its workers, and one at a hanging file would stay for ever."""
+def _end_with_parent(parent: int) -> None:
+    """A main process that was killed cannot end its workers, and one at a hanging file would stay for ever.
+
+    The parent is the main process, or the fork server, which ends with it.
+    """
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
@@ -278,9 +284,7 @@ class Worker:
         self.at = context.RawArray("d", [IDLE, 0.0])
         self.pipe, its_pipe = context.Pipe()
         self.memories, its_memories = socket.socketpair()
-        self.process = context.Process(
-            target=_work, args=(fetch, its_pipe, its_memories, self.at, os.getpid()), daemon=True
-        )
+        self.process = context.Process(target=_work, args=(fetch, its_pipe, its_memories, self.at), daemon=True)
         self.process.start()
         its_pipe.close()
         its_memories.close()

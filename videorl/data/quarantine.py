@@ -12,7 +12,7 @@ from videorl.registry import UserError
 
 @dataclass(frozen=True)
 class Bad:
-    """One failure to read sample `index`: file, class and text of the error, stage (open, index, decode, crash, hang)."""
+    """One failure to read sample `index`: file, text of the error, stage (open, index, decode, crash, hang)."""
 
     index: int
     path: str

@@ -116,7 +116,8 @@ def train_data(cfg) -> TrainData:
     spec = config.spec(cfg)
     mix = _mixer(cfg, plan) if cfg.MIXUP.ENABLE else None
     log.info(
-        "training set %s: %d videos; micro-batch %d x %d processes x %d micro-batches = %d videos a step%s, %d steps an epoch",
+        "training set %s: %d videos; micro-batch %d x %d processes x %d micro-batches = %d videos a step%s,"
+        " %d steps an epoch",
         cfg.TRAIN.DATASET,
         len(data),
         plan.micro_batch,

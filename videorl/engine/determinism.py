@@ -1,7 +1,8 @@
 """How far the same command gives the same numbers: key DETERMINISM.
 
-off: the fastest kernels. data: the same data, augmentation and random numbers (always so), kernels free to differ in the last
-bits on a GPU. full: deterministic kernels only, and a check on the first step that two runs of it agree in every bit.
+off: the fastest kernels. data: the same data, augmentation and random numbers (always so), kernels free to differ in
+the last bits on a GPU. full: deterministic kernels only, and a check on the first step that two runs of it agree in
+every bit.
 """
 
 import logging

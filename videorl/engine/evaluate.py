@@ -63,7 +63,7 @@ class Evaluation:
     def _jobs(self) -> list[Job]:
         """This rank's batches: every so many of those that one rank alone would make.
 
-        The last bits of a score depend on what else is in the batch; so the batches are the same for any number of ranks.
+        The last bits of a score depend on what else is in the batch: so that is the same for any number of ranks.
         """
         size = max(1, self.clips // (self.views.clips * self.views.crops))
         starts = range(0, len(self.dataset), size)[dist.rank() :: dist.world_size()]
@@ -150,7 +150,7 @@ def evaluations(cfg, *, at_test: bool) -> dict[str, Evaluation]:
 
 
 def readable(found: dict[str, float]) -> str:
-    """`top1 93.0 %, top5 99.0 % (n=93/100, 93.0 %)`: fractions as per cent, other numbers as they are, and the coverage."""
+    """`top1 93.0 %, top5 99.0 % (n=93/100, 93.0 %)`: fractions as per cent, other numbers as such, the coverage."""
     shown = [
         f"{k} {100 * v:.1f} %" if 0 <= v <= 1 else f"{k} {v:.4g}" for k, v in found.items() if k not in ("n", "of")
     ]

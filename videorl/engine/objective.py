@@ -1,8 +1,8 @@
 """The weighted sum of the losses of a run.
 
-A loss is a module whose `forward` takes, by parameter name, tensors of the model's outputs and of the batch. There are two
-kinds, told apart by `loss.coupled`:
-- separable (False): `forward` returns the sum of independent terms and `count(batch)` their number; the loss is the mean.
+A loss is a module whose `forward` takes, by parameter name, tensors of the model's outputs and of the batch. There are
+two kinds, told apart by `loss.coupled`:
+- separable (False): `forward` returns the sum of independent terms, `count(batch)` their number; the loss is the mean.
 - coupled (True): a term depends on other samples; `forward` gets the samples of the whole step and returns the loss.
 """
 
@@ -72,7 +72,8 @@ def _take(values: Mapping[str, Tensor], names: Mapping[str, bool], loss: str) ->
     if missing:
         there = ", ".join(sorted(values))
         raise UserError(
-            f"loss {loss!r} needs {', '.join(missing)}, but model and data set give only {there}; choose another loss, model or data set"
+            f"loss {loss!r} needs {', '.join(missing)}, but model and data set give only {there};"
+            " choose another loss, model or data set"
         )
     return {name: values[name] for name in names if name in values}
 

@@ -7,14 +7,14 @@ from videorl.metrics.classification import confusion
 
 
 def clip_strip(batch: dict, clips: int = 4) -> np.ndarray:
-    """uint8 [3, clips * H, T * W]: the frames of the first clips of a batch, a row each. `video` is [B, T, 3, H, W] uint8."""
+    """uint8 [3, clips * H, T * W]: frames of the first clips of a batch, a row each. `video`: [B, T, 3, H, W] uint8."""
     video = batch["video"][:clips]
     n, t, c, h, w = video.shape
     return video.permute(2, 0, 3, 1, 4).reshape(c, n * h, t * w).numpy()
 
 
 def confusion_picture(scores: np.ndarray, labels: np.ndarray, least_side: int = 256) -> np.ndarray:
-    """uint8 [3, S, S]: row = label, column = prediction; white = all samples of the class. scores [N, C], labels [N]."""
+    """uint8 [3, S, S]: row = label, column = prediction, white = the whole class. scores [N, C], labels [N]."""
     table = confusion(scores.argmax(1), labels, scores.shape[1])
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
     scale = max(1, least_side // len(share))

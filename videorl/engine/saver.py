@@ -1,4 +1,4 @@
-"""Writing checkpoints while training: when they are due, in the background if asked, and what happens if one cannot be."""
+"""Writing checkpoints while training: when they are due, in the background if asked, and what if one cannot be."""
 
 import logging
 import time
@@ -88,9 +88,10 @@ class Saver:
             self.writing.result()
             self.writing = None
         if self.misses >= misses:
+            what = "the last checkpoint" if self.misses == 1 else f"{self.misses} checkpoints in a row"
             raise UserError(
-                f"{self.misses} checkpoints in a row could not be written to {self.folder} (the reasons stand above): make"
-                " room there; the same command goes on from the last one that was written"
+                f"{what} could not be written to {self.folder} (the log has the reason): make room there;"
+                " the same command goes on from the newest that stands there"
             )
 
     def finish(self) -> None:

@@ -16,7 +16,16 @@ from videorl.registry import UserError
 
 log = logging.getLogger("videorl")
 
-NEEDED = {"epoch", "model_state", "optimizer_state", "scaler_state", "objective_state", "step_in_epoch", "data", "step_size"}
+NEEDED = {
+    "epoch",
+    "model_state",
+    "optimizer_state",
+    "scaler_state",
+    "objective_state",
+    "step_in_epoch",
+    "data",
+    "step_size",
+}
 
 
 @dataclass
@@ -44,7 +53,13 @@ class State:
         objective = build.objective(cfg)
         optimizer = optim.build_optimizer(cfg, plain, objective)
         return cls(
-            cfg, build.parallel(cfg, plain), objective, optimizer, build.precision(cfg), _moving_average(cfg, plain), data
+            cfg,
+            build.parallel(cfg, plain),
+            objective,
+            optimizer,
+            build.precision(cfg),
+            _moving_average(cfg, plain),
+            data,
         )
 
     @property
@@ -120,8 +135,8 @@ class State:
         groups = self.optimizer.param_groups
         if [g.get("names") for g in saved["param_groups"]] != [g["names"] for g in groups]:
             raise UserError(
-                f"{file}: its optimizer groups the parameters in another way; restore the settings of losses, weight decay"
-                " and layer decay, or set TRAIN.CHECKPOINT_EPOCH_RESET True to take its weights alone"
+                f"{file}: its optimizer groups the parameters in another way; restore the settings of losses, weight"
+                " decay and layer decay, or set TRAIN.CHECKPOINT_EPOCH_RESET True to take its weights alone"
             )
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         self.optimizer.load_state_dict(saved)

@@ -1,9 +1,10 @@
-"""The exact optimizer step: any split into micro-batches and ranks gives the gradient of one process with the whole batch.
+"""The exact optimizer step: any split into micro-batches and ranks gives the gradient of one process with the whole.
 
 Separable losses are divided by counts over the whole step. Coupled losses take two passes (Gao et al., "Scaling Deep
-Contrastive Learning Batch Size under Memory Limited Setup", 2021): embed every micro-batch without a graph, differentiate
-the losses to the embeddings of all ranks joined, then run each micro-batch again with the same random numbers and push the
-cached gradient through. Randomness of micro-batch c of step s comes from (seed, s, c): nothing to save or to restore.
+Contrastive Learning Batch Size under Memory Limited Setup", 2021): embed every micro-batch without a graph,
+differentiate the losses to the embeddings of all ranks joined, then run each micro-batch again with the same random
+numbers and push the cached gradient through. Randomness of micro-batch c of step s comes from (seed, s, c): there is
+nothing to save or to restore.
 """
 
 import contextlib
@@ -46,7 +47,7 @@ class Precision:
 
 
 def to_device(batch: Batch, device: torch.device, clip: Clip) -> dict:
-    """The batch with its tensors on the device; `video` [B, T, 3, H, W] uint8 becomes [B, 3, T, H, W] normalised float."""
+    """The batch on the device; `video` [B, T, 3, H, W] uint8 becomes [B, 3, T, H, W] normalised float."""
     batch = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
     if "video" in batch:
         video = normalise(batch["video"], clip)
@@ -75,7 +76,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def seed_chunk(seed: int, step: int, chunk: int) -> None:
-    """Sets torch's random state for one micro-batch: the same for the same chunk of the same step, whatever the rank."""
+    """Sets torch's random state for one micro-batch: the same for a chunk of a step, whatever the rank."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, chunk]).generate_state(1, np.uint64)[0] >> 1))
 
 

@@ -33,7 +33,7 @@ def test(cfg, alive) -> dict[str, dict[str, float]]:
 
 
 def _load(cfg, model, folder: Path) -> str:
-    """Loads the weights to test and says where they are from. Raises `UserError` if the model has one they do not give."""
+    """Loads the weights to test and says where they are from. Raises `UserError` where the file lacks some of them."""
     file = dist.on_main(lambda: _choose(cfg, folder / "checkpoints"))
     if file is None:
         log.warning("no checkpoint named or found in %s: testing untrained weights", folder)

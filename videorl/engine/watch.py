@@ -1,7 +1,8 @@
 """Noticing that the run should stop, or has stopped by itself.
 
-Signals set a flag that the loop looks at after each step. A thread keeps a heartbeat file for each rank, and ends the process when
-the loop has been silent for too long. When a rank is lost, the others see only a broken connection: the heartbeats tell which.
+Signals set a flag that the loop looks at after each step. A thread keeps a heartbeat file for each rank, and ends the
+process when the loop has been silent for too long. When a rank is lost, the others see only a broken connection: the
+heartbeats tell which rank it was.
 """
 
 import contextlib
@@ -76,7 +77,8 @@ class Watch:
         told = None
         while not self.closed.is_set():
             with contextlib.suppress(TimeoutError):
-                if told is None and any(n in SIGNALS for n in self.reader.recv(64)):
+                numbers = self.reader.recv(64)
+                if told is None and any(n in SIGNALS for n in numbers):
                     told = time.monotonic()
             self._write()
             if told and not self.signal and time.monotonic() - told > GRACE:

@@ -1,4 +1,4 @@
-"""Classification with several views of each video: the scores of its clips and crops are summed (or their maximum taken)."""
+"""Classification with several views of each video: the sum, or the maximum, of the scores of its clips and crops."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from videorl.registry import EVALS
 class Views:
     """PySlowFast's multi-view test (slowfast/utils/meters.py, TestMeter).
 
-    Metrics, fractions in 0..1: `top1`, `top5`, `mean_class` (mean of the classes' accuracies); for several labels `map`.
+    Metrics, fractions in 0..1: `top1`, `top5`, `mean_class` (mean accuracy of the classes); for several labels `map`.
     """
 
     def __init__(self, spec, *, ensemble: str, activation: str):

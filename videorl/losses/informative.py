@@ -1,7 +1,7 @@
 """Informative loss: embeddings should vary in every dimension, and the dimensions should not repeat each other.
 
-The variance and covariance terms of VICReg (Bardes et al., ICLR 2022) as used in Liang et al., Multi-dataset Training of
-Transformers for Robust Action Recognition, NeurIPS 2022 (JunweiLiang/MultiTrain).
+The variance and covariance terms of VICReg (Bardes et al., ICLR 2022) as used in Liang et al., Multi-dataset Training
+of Transformers for Robust Action Recognition, NeurIPS 2022 (JunweiLiang/MultiTrain).
 """
 
 from torch import Tensor, nn

@@ -1,9 +1,10 @@
 """A tiny model and data set that break on request: VIDEORL_FAULT="action@where=value,…".
 
-Actions: kill, segv, stop, term, exit, raise, odd_raise (an exception that cannot be pickled), sleep,
-hang (in C, where no signal handler of Python runs), nan, inf.
-Where: rank, step (forward passes of the model while training, from 1), eval (the same while evaluating), sample (index in the
-training set), once (a file that is made when the fault fires; with it the fault fires no more). Each fault that fires is noted in VIDEORL_FAULT_LOG.
+Actions: kill, segv, stop, term, exit, raise, odd_raise (an exception that cannot be pickled), sleep, hang (in C, where
+no signal handler of Python runs), nan, inf.
+Where: rank, step (forward passes of the model while training, from 1), eval (the same while evaluating), sample (index
+in the training set), once (a file that is made when the fault fires; with it the fault fires no more). Each fault that
+fires is noted in VIDEORL_FAULT_LOG.
 """
 
 import ctypes
@@ -73,7 +74,9 @@ class Fault:
         time.sleep(3600)
 
     def _hang(self):
-        lock = ctypes.create_string_buffer(64)  # a pthread mutex; a signal does not end the wait for it, as it ends a sleep
+        lock = ctypes.create_string_buffer(
+            64
+        )  # a pthread mutex; a signal does not end the wait for it, as it ends a sleep
         for _ in range(2):
             ctypes.CDLL(None).pthread_mutex_lock(lock)
 
@@ -93,7 +96,14 @@ class Tiny(nn.Module):
     """
 
     def __init__(
-        self, spec, *, num_classes: int, width: int = 16, dropout: float = 0.2, seconds: float = 0.0, spare: bool = False
+        self,
+        spec,
+        *,
+        num_classes: int,
+        width: int = 16,
+        dropout: float = 0.2,
+        seconds: float = 0.0,
+        spare: bool = False,
     ):
         super().__init__()
         self.seconds, self.calls, self.eval_calls = seconds, 0, 0
@@ -115,7 +125,9 @@ class Tiny(nn.Module):
             self.eval_calls += 1
             if FAULT.due(eval=self.eval_calls):
                 FAULT.fire()
-        return {"logits": logits, "features": features}
+        # Two views of one embedding, so that losses between two modalities have something to compare.
+        pair = {"video_embed": features, "text_embed": features.roll(1, 1)}
+        return {"logits": logits, "features": features, **pair}
 
 
 @DATASETS.register("faulty", **BOUND)
