@@ -1,7 +1,8 @@
 """Trains and tests: `python tools/run_net.py --cfg configs/toy/mvit.yaml KEY VALUE …`.
 
 Flags and KEY VALUE pairs may stand in any order. Exit codes: 0 done, 2 a mistake in command, config or data (one line
-on stderr says which), 75 stopped by a signal with everything saved: the same command resumes.
+on stderr says which), 70 another process of the run died or hangs (one line says which), 75 stopped by a signal with
+everything saved. After 70 and 75 the same command resumes.
 """
 
 import argparse

@@ -26,25 +26,51 @@ log = logging.getLogger("videorl")
 NAME = re.compile(r"^checkpoint_epoch_(\d{5})(?:_step_(\d{7}))?\.pyth$")
 BEST = "best.pyth"
 
+
+# numpy's own array and type cannot be allowed in a file: called with a buffer and the type "object" they take its bytes
+# for addresses, which opens all of memory. These stand for them, and are filled by plain state only.
+
+
+class Kind:
+    """Stands for `numpy.dtype`: a type of numbers, and after its state the order of their bytes."""
+
+    def __init__(self, name, *_):
+        if not re.fullmatch(r"b1|[iu][1248]|f[248]", str(name)):
+            raise pickle.UnpicklingError(f"numpy type {name!r}")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state):
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class Numbers(np.ndarray):
+    """Stands for `numpy.ndarray`."""
+
+    def __new__(cls, *_):
+        raise pickle.UnpicklingError("numpy.ndarray called with arguments")
+
+    def __setstate__(self, state):
+        version, shape, kind, is_fortran, content = state
+        super().__setstate__((version, shape, kind.dtype, is_fortran, content))
+
+
+def _reconstruct(*_) -> Numbers:
+    """An array without numbers. Its state will follow."""
+    return np.ndarray.__new__(Numbers, (0,), np.uint8)
+
+
+def _scalar(kind: Kind, content) -> np.generic:
+    return np._core.multiarray.scalar(kind.dtype, content)
+
+
 # What published files hold beside tensors and plain values: argparse namespaces, numpy scalars and arrays of numbers
 # (written by numpy 1, which had other module names, or 2).
-NUMBERS = (
-    "Bool",
-    *(f"{kind}{bits}" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)),
-    "Float16",
-    "Float32",
-    "Float64",
-)
 SAFE = [
     argparse.Namespace,
-    np.ndarray,
-    np.dtype,
-    *(
-        (getattr(np._core.multiarray, name), f"numpy.{package}.multiarray.{name}")
-        for name in ("_reconstruct", "scalar")
-        for package in ("core", "_core")
-    ),
-    *(getattr(np.dtypes, f"{name}DType") for name in NUMBERS),
+    (Numbers, "numpy.ndarray"),
+    (Kind, "numpy.dtype"),
+    *((_reconstruct, f"numpy.{package}.multiarray._reconstruct") for package in ("core", "_core")),
+    *((_scalar, f"numpy.{package}.multiarray.scalar") for package in ("core", "_core")),
 ]
 
 

@@ -165,9 +165,16 @@ def test_shape_goes_where_the_class_says(motion, axis, sign):
 
 def test_shape_grows_by_the_ratio_of_diameters():
     scene = dataclasses.replace(STILL, start=(0.5, 0.5, 0.1, 0.0))
-    frames = light(toy.render(scene, [toy.Event("grow", 0.0, 2.0, 0.8)], 21))
-    factor = (toy.DIAMETERS[1] / toy.DIAMETERS[0]) ** 0.8
+    frames = light(toy.render(scene, [toy.Event("grow", 0.0, 2.0, 0.6)], 21))
+    factor = (toy.DIAMETERS[1] / toy.DIAMETERS[0]) ** 0.6
     assert np.sqrt((frames[20] > 0).sum() / (frames[0] > 0).sum()) == pytest.approx(factor, rel=0.05)
+
+
+def test_growing_comes_round_without_a_jump():
+    scene = dataclasses.replace(STILL, start=(0.5, 0.5, 0.0, 0.0))
+    frames = toy.render(scene, [toy.Event("grow", 0.0, 2.0, 0.8)], 41).astype(float)
+    change = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
+    assert change.max() < 4 * np.median(change)  # a jump from the largest to the smallest: more than 10
 
 
 def test_clockwise_is_as_seen_on_the_screen():

@@ -34,7 +34,7 @@ def good_files(folder: Path, frames: int = 30) -> list[bytes]:
 
 
 def mutated(files: list[bytes], seed: int) -> bytes:
-    """One of the files with bits flipped, bytes changed, a hole, a piece lost or doubled, or cut off; often in its header."""
+    """One of the files: bits flipped, bytes changed, a hole, a piece lost or doubled, or cut off; often its header."""
     rng = np.random.default_rng(seed)
     data = bytearray(files[seed % len(files)])
     end = len(data) if rng.random() < 0.5 else min(len(data), 2500)

@@ -15,7 +15,7 @@ MEMORY = 8 << 30  # bytes of address space of a child
 
 
 def guarded(act: Callable, cases: Sequence, seconds: float = 30.0) -> list:
-    """`act(case)` for each case, in order; for a case that takes its process down a str says how: `crash: …` or `hang`."""
+    """`act(case)` for each case, in order; for one that takes its process down a str: "crash: …" or "hang"."""
     results = []
     context = multiprocessing.get_context("fork")
     while len(results) < len(cases):
@@ -58,7 +58,7 @@ def _act(act: Callable, cases: Sequence, pipe) -> None:
 def read(path, backend: str, plans: Callable[[int], Sequence[Sequence[int]]]) -> list | str:
     """Frames of each plan as uint8 arrays [T, H, W, 3], or the stage of the VideoError; a str if nothing can be read.
 
-    `plans(n)` are lists of frame numbers. Anything but frames of the right shape and a `VideoError` is a str "wrong: …".
+    `plans(n)` are lists of frame numbers. Anything but frames of the right shape or a `VideoError`: "wrong: …".
     """
     try:
         with open_video(path, backend, max_pixels=4_000_000) as video:

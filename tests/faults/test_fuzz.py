@@ -1,8 +1,13 @@
 """Damaged videos give frames or a VideoError, from every backend. `fuzz.py` does the same with thousands of files."""
 
+import os
+import signal
+import time
+
 import pytest
 
 from tests.faults.fuzz import fuzz, mutated
+from tests.faults.guard import guarded
 from videorl.data.video import _missing
 
 COUNT = 60
@@ -24,3 +29,13 @@ def test_a_seed_makes_the_same_damage_again():
     made = [mutated(files, seed) for seed in range(40)]
     assert made == [mutated(files, seed) for seed in range(40)]
     assert sum(data not in files for data in made) >= 39
+
+
+def test_what_takes_its_process_down_is_told_and_the_rest_is_read():
+    faults = {
+        2: lambda: os.kill(os.getpid(), signal.SIGABRT),
+        3: lambda: time.sleep(600),
+        5: lambda: os._exit(4),
+    }
+    found = guarded(lambda case: faults.get(case, lambda: case)(), range(7), seconds=2.0)
+    assert found == [0, 1, "crash: SIGABRT", "hang", 4, "crash: exit code 4", 6]

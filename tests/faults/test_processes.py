@@ -1,6 +1,7 @@
 """Processes that die, freeze, disagree or are told to stop: the run ends soon, says why, and goes on from there."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -58,7 +59,7 @@ def test_a_frozen_rank_is_named_within_the_timeout(run):
     first.wait()
     assert (first.fired, first.code) == (1, 70)
     (line,) = errors(first)
-    assert "rank 0 made no progress for 10 s" in line
+    assert re.search(r"rank 0 made no progress for 1\d s", line)
     assert "rank 1 is dead or frozen" in line
     assert "most recent call first" in first.stderr  # the stacks
     os.kill(frozen.process.pid, signal.SIGCONT)
@@ -126,7 +127,10 @@ def test_shards_that_count_differently_are_told_so(run):
     assert not (both[0].out / "checkpoints").exists()
 
 
-@pytest.mark.parametrize(("number", "scheme"), [(0, "tcp"), (1, "tcp"), (1, "file")])
+@pytest.mark.parametrize(
+    ("number", "scheme"),
+    [(1, "tcp"), pytest.param(0, "tcp", marks=pytest.mark.slow), pytest.param(1, "file", marks=pytest.mark.slow)],
+)
 def test_two_shards_with_one_id_are_told_so(run, tmp_path, number, scheme):
     method = f"tcp://127.0.0.1:{free_port()}" if scheme == "tcp" else f"file://{tmp_path}/store"
     words = ("--num_shards", "3" if number else "2", "--init_method", method, "--shard_id")

@@ -36,7 +36,7 @@ MOTIONS = {  # class name -> axis and direction; the row number is the class id.
 }
 SPEEDS = {"x": (0.4, 0.8), "y": (0.4, 0.8), "size": (0.4, 0.7), "angle": (0.25, 0.45)}  # phase per second
 DIAMETERS = (0.45, 0.95)  # of the frame's short side, at size phase 0 and 1
-FADE_FROM = 0.65  # size phase
+FADE_FROM = 0.75  # size phase
 SHAPES = ("disc", "ring", "square", "triangle", "star", "cross")
 COLOURS = {
     "red": (250, 70, 70),
@@ -111,7 +111,7 @@ def render(scene: Scene, events: Sequence[Event], count: int) -> np.ndarray:
 
 
 def _draw(frame: np.ndarray, sprite: np.ndarray, x: float, y: float, size: float, angle: float) -> None:
-    """Draws the shape. Near size phase 1 it fades into its small self: a jump back would look like the opposite class."""
+    """Draws the shape; near size phase 1 it fades into its small self, as a jump would look like the opposite."""
     fade = max(0.0, (size - FADE_FROM) / (1 - FADE_FROM))
     _paste(frame, sprite * (1 - fade), x, y, size, angle)
     if fade:
@@ -159,10 +159,11 @@ def _background(rng: np.random.Generator, scene: Scene) -> np.ndarray:
 def _sprite(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     """The shape as [side, side, 4]: colour times opacity (0 to 255), and opacity (0 to 1)."""
     u, v = np.meshgrid(*[(np.arange(_SPRITE) + 0.5) * 2 / _SPRITE - 1] * 2)
-    # Ever brighter around the centre, then a step: no turn maps the shape onto itself, so even a disc is seen to turn,
-    # and which way is seen at the step alone (light moves over dark, or dark over light).
+    # Around the centre: a step from dark to bright, then back by degrees. No turn maps the shape onto itself, so even a
+    # disc is seen to turn; and which way is seen at the step alone (light moves over dark, or dark over light).
     around = np.arctan2(v, u) / (2 * math.pi) % 1.0
-    shade = np.clip(0.15 + 0.85 * around + 0.05 * _noise(rng, _SPRITE, _SPRITE, 1, detail=4)[..., 0], 0.1, 1)
+    tone = np.interp(around, (0, 0.3, 0.7, 1), (1.05, 1.05, 0.15, 0.15))
+    shade = np.clip(tone + 0.06 * _noise(rng, _SPRITE, _SPRITE, 1, detail=4)[..., 0], 0.15, 1)
     opacity = np.clip(_inside(scene.shape, u, v) / 0.06, 0, 1)
     return np.dstack([np.multiply.outer(opacity * shade, COLOURS[scene.colour]), opacity]).astype(np.float32)
 
