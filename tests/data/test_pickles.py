@@ -1,6 +1,7 @@
 """Pickled annotations: plain values are read, anything else is refused and not run."""
 
 import collections
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -43,8 +44,6 @@ class Calls:
 
 
 def payloads(marker: Path) -> dict[str, bytes]:
-    import os
-
     touch = f"open({str(marker)!r}, 'w')"
     calls = {
         "system": Calls(os.system, f"touch {marker}"),
@@ -61,7 +60,7 @@ def payloads(marker: Path) -> dict[str, bytes]:
     wrapped = {name: pickle.dumps([("uid", 0.0, 1.0, {"text": [call]})], 2) for name, call in calls.items()}
     return {
         **wrapped,
-        "codec": b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00bz2_c" + b"tR.",
+        "codec": b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00bz2_ctR.",
         "codec_other": pickle.dumps(b"\xff", 2).replace(b"latin1", b"utf-16"),
         "dotted": b"\x80\x04\x8c\x08builtins\x8c\x0fset.__class__.mro\x93.",
         "persistent": b"Pfile.bin\n.",
@@ -106,8 +105,7 @@ def test_damaged_and_greedy_files_are_an_error(tmp_path, name):
 
 
 def test_a_file_that_takes_too_long_is_an_error(tmp_path):
-    doubled = b"]" + b"(22l" * 0 + b"".join(b"(lp%d\n" % k for k in range(3)) + b"."
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(list(range(3_000_000))) + doubled)
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(list(range(3_000_000))))
     with pytest.raises(UserError, match="not read within 0 s"):
         load_plain(tmp_path / "x.pkl", seconds=0.0)
 

@@ -379,3 +379,15 @@ def test_test_views_that_cannot_work_are_refused():
         transforms.test_view(noise(1, 40, 40, 3), short_side=24, size=32, position=1)
     with pytest.raises(UserError, match=r"expected 0\.\.2"):
         transforms.test_view(noise(1, 40, 40, 3), short_side=32, size=32, position=3)
+
+
+def test_every_draw_of_the_default_policy_can_be_applied():
+    """Magnitude 9 with noise reaches posterizing to 0 bits, which Pillow refuses."""
+    policy = RandAugment("rand-m9-mstd0.5-inc1")
+    frame = Image.fromarray(np.full((8, 8, 3), 200, np.uint8))
+    names = set()
+    for seed in range(300):
+        for operation in policy.draw(np.random.default_rng(seed)):
+            assert operation(frame).size == (8, 8)
+            names.add(operation.name)
+    assert "PosterizeIncreasing" in names

@@ -76,6 +76,7 @@ EXPECTED = {
     "size_65535": ALL,
     "unknown_codec": ALL,
     "no_key_table": ALL,
+    "late": ALL,
     "smashed_avcc": "decode",
     "nested_5000": "open",
     "doubled": ALL,
@@ -122,7 +123,7 @@ def files(tmp_path_factory, listener) -> dict[str, Path]:
 
 def _contents(front: Path, folder: Path, port: int) -> dict[str, bytes]:
     good, url = front.read_bytes(), f"http://127.0.0.1:{port}/clip.ts"
-    late = write_video(folder / "_late.mp4", ALL).read_bytes()
+    back = write_video(folder / "_back.mp4", ALL).read_bytes()  # its header stands behind its frames
     media = good.index(b"mdat") + 4
     noise = np.random.default_rng(0).bytes(5000)
     boxes = b""
@@ -137,8 +138,8 @@ def _contents(front: Path, folder: Path, port: int) -> dict[str, bytes]:
         "html": b"<!DOCTYPE html><html><body>404 Not Found</body></html>" * 20,
         "csv": b"a.mp4 0\nb.mp4 1\n" * 100,
         "only_ftyp": good[: good.index(b"moov") - 4],
-        "no_moov": late.replace(b"moov", b"zzzz"),
-        "half_without_moov": late[: len(late) // 2],
+        "no_moov": back.replace(b"moov", b"zzzz"),
+        "half_without_moov": back[: len(back) // 2],
         "half": good[: media + (len(good) - media) // 2],
         "most": good[: media + (len(good) - media) * 9 // 10],
         "no_media": good[:media],
@@ -148,12 +149,13 @@ def _contents(front: Path, folder: Path, port: int) -> dict[str, bytes]:
         "one_frame": write_video(folder / "_one.mp4", [7]).read_bytes(),
         "bomb": write_video(folder / "_bomb.mp4", [0], size=(4096, 2304)).read_bytes(),
         "nested_5000": good[: good.index(b"moov") - 4] + boxes,
-        "doubled": late + late,
-        "trailing_junk": late + noise,
-        "leading_junk": noise[:1000] + late,
+        "doubled": back + back,
+        "trailing_junk": back + noise,
+        "leading_junk": noise[:1000] + back,
         "webm.mp4": write_video(folder / "_vp9.webm", ALL, **VP9).read_bytes(),
         **dict.fromkeys(["mp4.avi", "mp4.txt", "mp4", *NAMES], good),
         "grows.h264": raw + larger,
+        "late": _late(folder),
         "hls": hls.format(front).encode(),
         "hls_http": hls.format(url).encode(),
         "ffconcat": f"ffconcat version 1.0\nfile '{front}'\nfile '{url}'\n".encode(),
@@ -213,6 +215,13 @@ def _headers(front: Path, paths: dict[str, Path]) -> None:
         patch(front, paths[name], box, offset, data)
     for name, value in (("durations_0", zero), ("durations_huge", struct.pack(">I", 2**32 - 2))):
         patch(paths[name], paths[name], b"mvhd", 16, value)
+
+
+def _late(folder: Path) -> bytes:
+    """A video that begins after some 70 years, for which decord would make room."""
+    movflags = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    fragment = write_video(folder / "_fragment.mp4", ALL, gop=999, container_options=movflags)
+    return patch(fragment, folder / "_late_fragment.mp4", b"tfdt", 4, struct.pack(">Q", 2**45)).read_bytes()
 
 
 def _not_files(front: Path, paths: dict[str, Path]) -> None:

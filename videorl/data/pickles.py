@@ -1,7 +1,7 @@
 """Annotations that others publish as pickles, read without running what stands in them.
 
-A pickle is a program. This one may build lists, tuples, dicts, sets, texts and numbers, and call nothing. It first runs in
-a child process with limits: nine bytes can ask for all of memory.
+A pickle is a program. Here it may build lists, tuples, dicts, sets, texts and numbers, and call nothing. It first runs
+in a child process with limits: nine bytes can ask for all of memory.
 """
 
 import io

@@ -77,6 +77,8 @@ def _record(name: str, function: Callable, drawn: list[Op], *args, resample, fil
     """Stands in for timm's image function: timm makes its draws and this notes them instead of changing an image."""
     if isinstance(resample, tuple):
         resample = random.choice(resample)
+    if name.startswith("Posterize"):
+        args = (max(1, args[0]),)  # timm asks for 0 bits at high magnitudes, which Pillow refuses
     return [*drawn, Op(name, function, args, {"resample": resample, "fillcolor": fillcolor})]
 
 

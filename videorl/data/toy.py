@@ -34,9 +34,10 @@ MOTIONS = {  # class name -> axis and direction; the row number is the class id.
     "turn_clockwise": ("angle", +1),
     "turn_counterclockwise": ("angle", -1),
 }
-SPEEDS = {"x": (0.4, 0.8), "y": (0.4, 0.8), "size": (0.4, 0.7), "angle": (0.25, 0.45)}  # phase per second
-DIAMETERS = (0.45, 0.95)  # of the frame's short side, at size phase 0 and 1
-FADE_FROM = 0.75  # size phase
+SPEEDS = {"x": (0.4, 0.8), "y": (0.4, 0.8), "size": (0.35, 0.6), "angle": (0.2, 0.35)}  # phase per second
+COPIES = 2  # of the shape along the frame's short side
+DIAMETERS = (0.5, 0.95)  # of the distance between two copies, at size phase 0 and 1
+FADE_FROM = 0.65  # size phase
 SHAPES = ("disc", "ring", "square", "triangle", "star", "cross")
 COLOURS = {
     "red": (250, 70, 70),
@@ -119,12 +120,12 @@ def _draw(frame: np.ndarray, sprite: np.ndarray, x: float, y: float, size: float
 
 
 def _paste(frame: np.ndarray, sprite: np.ndarray, x: float, y: float, size: float, angle: float) -> None:
-    """Draws the sprite into a frame [H, W, 3]; positions repeat every short side, in both directions.
+    """Draws the sprite into a frame [H, W, 3], again and again at equal distances in both directions.
 
-    So any square crop of that side shows the whole shape once (cut in parts at most), wherever it is: a crop can
-    neither lose the shape nor betray, by showing it, along which axis it moves.
+    So any square crop of the short side shows as many whole shapes (cut in parts at most), wherever they are: a crop
+    can neither lose the shape nor betray, by showing it, along which axis it moves.
     """
-    side = min(frame.shape[:2])
+    side = min(frame.shape[:2]) / COPIES
     radius = 0.5 * side * DIAMETERS[0] * (DIAMETERS[1] / DIAMETERS[0]) ** size
     across, down = ((np.arange(n) + 0.5) / side for n in frame.shape[1::-1])
     dx = ((across - x + 0.5) % 1.0 - 0.5) * side / radius  # [W], in radii from the nearest centre
@@ -159,11 +160,12 @@ def _background(rng: np.random.Generator, scene: Scene) -> np.ndarray:
 def _sprite(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     """The shape as [side, side, 4]: colour times opacity (0 to 255), and opacity (0 to 1)."""
     u, v = np.meshgrid(*[(np.arange(_SPRITE) + 0.5) * 2 / _SPRITE - 1] * 2)
-    # Around the centre: a step from dark to bright, then back by degrees. No turn maps the shape onto itself, so even a
-    # disc is seen to turn; and which way is seen at the step alone (light moves over dark, or dark over light).
+    # Ever brighter around the centre and outwards, then a step: no turn maps the shape onto itself, so even a disc is seen
+    # to turn, and a zoom from one end of the size phase to the other does, so the inside of a shape has no jump there.
     around = np.arctan2(v, u) / (2 * math.pi) % 1.0
-    tone = np.interp(around, (0, 0.3, 0.7, 1), (1.05, 1.05, 0.15, 0.15))
-    shade = np.clip(tone + 0.06 * _noise(rng, _SPRITE, _SPRITE, 1, detail=4)[..., 0], 0.15, 1)
+    outwards = np.log(np.hypot(u, v) + 1e-3) / math.log(DIAMETERS[1] / DIAMETERS[0]) % 1.0
+    grain = 0.04 * _noise(rng, _SPRITE, _SPRITE, 1, detail=4)[..., 0]
+    shade = np.clip(0.1 + 0.5 * around + 0.4 * outwards + grain, 0.05, 1)
     opacity = np.clip(_inside(scene.shape, u, v) / 0.06, 0, 1)
     return np.dstack([np.multiply.outer(opacity * shade, COLOURS[scene.colour]), opacity]).astype(np.float32)
 

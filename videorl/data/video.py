@@ -564,6 +564,8 @@ def _unfit_for_decord(codec: str, index: _Index) -> str:
         return "open GOPs and intra refresh"
     if index.trimmed:
         return "edit lists"
+    if float(index.pts[-1] * index.time_base) * index.fps > 10**8:  # it makes room for all frames since time 0
+        return "time stamps that no video reaches"
     return "truncated files" if index.lost else ""
 
 

@@ -24,7 +24,8 @@ def set_level(level: str) -> None:
     torch.backends.cudnn.deterministic = level == "full"
     if level == "full":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    torch.use_deterministic_algorithms(level == "full", warn_only=True)
+    if level == "full" or torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(level == "full", warn_only=True)
 
 
 def differing_parameters(model: torch.nn.Module, gradients) -> list[str]:
