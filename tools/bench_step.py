@@ -121,9 +121,7 @@ def _torchvision(cfg) -> nn.Module:
     from torchvision.models.video import mvit_v2_s
 
     if (cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE) != (16, 224):
-        raise UserError(
-            "torchvision's mvit_v2_s takes 16 frames of 224 pixels: use the config MVITv2_S_16x4"
-        )
+        raise UserError("torchvision's mvit_v2_s takes 16 frames of 224 pixels: use the config MVITv2_S_16x4")
     return mvit_v2_s(num_classes=cfg.MODEL.NUM_CLASSES).to(dist.device())
 
 

@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; new, empty or an unfinished toy set")
     parser.add_argument("--seed", type=int, default=0)
-    for split, count in {"train": 320, "val": 96, "test": 96}.items():
+    for split, count in {"train": 640, "val": 96, "test": 96}.items():
         parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"clips (default {count})")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     args = parser.parse_args()

@@ -170,15 +170,6 @@ def test_shape_grows_by_the_ratio_of_diameters():
     assert np.sqrt((frames[20] > 0).sum() / (frames[0] > 0).sum()) == pytest.approx(factor, rel=0.05)
 
 
-def test_growing_comes_round_without_a_jump():
-    """The fade spreads the way from large to small over 6 frames here; a jump would make it in one."""
-    scene = dataclasses.replace(STILL, start=(0.5, 0.5, 0.0, 0.0))
-    frames = toy.render(scene, [toy.Event("grow", 0.0, 2.0, 0.8)], 41).astype(float)
-    large = toy.render(dataclasses.replace(scene, start=(0.5, 0.5, toy.FADE_FROM, 0.0)), [], 1)[0]
-    jump = np.abs(large - frames[0]).mean()
-    assert np.abs(np.diff(frames, axis=0)).mean((1, 2, 3)).max() < jump / 2
-
-
 def test_clockwise_is_as_seen_on_the_screen():
     lit = light(toy.render(STILL, [toy.Event("turn_clockwise", 0.0, 1.0, 0.5)], 11)) > 0
     turned = np.rot90(lit[0], -1)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from videorl.losses.classify import BinaryCrossEntropy, CrossEntropy
-from videorl.losses.informative import Informative
 from videorl.losses.infonce import InfoNCE
+from videorl.losses.informative import Informative
 from videorl.losses.milnce import MILNCE
 
 GOLDEN = Path(__file__).parents[1] / "golden"

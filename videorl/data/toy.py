@@ -22,7 +22,7 @@ import numpy as np
 
 from videorl.registry import UserError
 
-VERSION = 1  # raise it whenever the same seed gives other pixels or csv files
+VERSION = 2  # raise it whenever the same seed gives other pixels or csv files
 AXES = ("x", "y", "size", "angle")
 MOTIONS = {  # class name -> axis and direction; the row number is the class id. y points down, angle turns clockwise
     "left": ("x", -1),
@@ -34,10 +34,8 @@ MOTIONS = {  # class name -> axis and direction; the row number is the class id.
     "turn_clockwise": ("angle", +1),
     "turn_counterclockwise": ("angle", -1),
 }
-SPEEDS = {"x": (0.4, 0.8), "y": (0.4, 0.8), "size": (0.35, 0.6), "angle": (0.2, 0.35)}  # phase per second
-COPIES = 2  # of the shape along the frame's short side
-DIAMETERS = (0.5, 0.95)  # of the distance between two copies, at size phase 0 and 1
-FADE_FROM = 0.65  # size phase
+SPEEDS = {"x": (0.4, 0.8), "y": (0.4, 0.8), "size": (0.4, 0.7), "angle": (0.3, 0.5)}  # phase per second
+DIAMETERS = (0.5, 1.0)  # of the frame's short side, at size phase 0 and 1
 SHAPES = ("disc", "ring", "square", "triangle", "star", "cross")
 COLOURS = {
     "red": (250, 70, 70),
@@ -107,25 +105,17 @@ def render(scene: Scene, events: Sequence[Event], count: int) -> np.ndarray:
     frames = np.empty((count, scene.height, scene.width, 3), np.uint8)
     for frame, (dx, dy), state in zip(frames, shifts, phases(scene, events, times), strict=True):
         frame[:] = np.roll(background, (dy, dx), (0, 1))
-        _draw(frame, sprite, *state)
+        _paste(frame, sprite, *state)
     return frames
 
 
-def _draw(frame: np.ndarray, sprite: np.ndarray, x: float, y: float, size: float, angle: float) -> None:
-    """Draws the shape; near size phase 1 it fades into its small self, as a jump would look like the opposite."""
-    fade = max(0.0, (size - FADE_FROM) / (1 - FADE_FROM))
-    _paste(frame, sprite * (1 - fade), x, y, size, angle)
-    if fade:
-        _paste(frame, sprite * fade, x, y, size - 1, angle)
-
-
 def _paste(frame: np.ndarray, sprite: np.ndarray, x: float, y: float, size: float, angle: float) -> None:
-    """Draws the sprite into a frame [H, W, 3], again and again at equal distances in both directions.
+    """Draws the sprite into a frame [H, W, 3]; positions repeat every short side, in both directions.
 
-    So any square crop of the short side shows as many whole shapes (cut in parts at most), wherever they are: a crop
-    can neither lose the shape nor betray, by showing it, along which axis it moves.
+    So any square crop of that side shows the whole shape once (cut in parts at most), wherever it is: a crop can
+    neither lose the shape nor betray, by showing it, along which axis it moves.
     """
-    side = min(frame.shape[:2]) / COPIES
+    side = min(frame.shape[:2])
     radius = 0.5 * side * DIAMETERS[0] * (DIAMETERS[1] / DIAMETERS[0]) ** size
     across, down = ((np.arange(n) + 0.5) / side for n in frame.shape[1::-1])
     dx = ((across - x + 0.5) % 1.0 - 0.5) * side / radius  # [W], in radii from the nearest centre
@@ -160,12 +150,8 @@ def _background(rng: np.random.Generator, scene: Scene) -> np.ndarray:
 def _sprite(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     """The shape as [side, side, 4]: colour times opacity (0 to 255), and opacity (0 to 1)."""
     u, v = np.meshgrid(*[(np.arange(_SPRITE) + 0.5) * 2 / _SPRITE - 1] * 2)
-    # Ever brighter around the centre and outwards, then a step: no turn maps the shape onto itself, so even a disc is seen
-    # to turn, and a zoom from one end of the size phase to the other does, so the inside of a shape has no jump there.
-    around = np.arctan2(v, u) / (2 * math.pi) % 1.0
-    outwards = np.log(np.hypot(u, v) + 1e-3) / math.log(DIAMETERS[1] / DIAMETERS[0]) % 1.0
-    grain = 0.04 * _noise(rng, _SPRITE, _SPRITE, 1, detail=4)[..., 0]
-    shade = np.clip(0.1 + 0.5 * around + 0.4 * outwards + grain, 0.05, 1)
+    # One side is bright and the other dark: no turn maps the shape onto itself, so even a disc is seen to turn.
+    shade = np.clip(0.6 + 0.45 * np.tanh(3 * u) + 0.06 * _noise(rng, _SPRITE, _SPRITE, 1, detail=4)[..., 0], 0.15, 1)
     opacity = np.clip(_inside(scene.shape, u, v) / 0.06, 0, 1)
     return np.dstack([np.multiply.outer(opacity * shade, COLOURS[scene.colour]), opacity]).astype(np.float32)
 
