@@ -111,14 +111,14 @@ class _Hashing:
 
     def __init__(self, file):
         self.file, self.digest, self.size = file, hashlib.sha256(), 0
-        self.failure: OSError | None = None
+        self.failure: BaseException | None = None
 
     def write(self, data) -> int:
         self.digest.update(data)
         self.size += len(data)
         try:
             return self.file.write(data)
-        except OSError as error:
+        except BaseException as error:
             self.failure = error
             raise
 
@@ -132,6 +132,8 @@ def _serialise(state: dict, out: _Hashing) -> None:
     except RuntimeError as error:
         # torch's zip writer fails once more while it closes, and hides that the disk is full.
         raise out.failure or error from None
+    if out.failure is not None:  # a Ctrl-C that came inside the writer's call back into Python
+        raise out.failure
 
 
 def _sync(out) -> None:
