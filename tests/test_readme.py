@@ -45,7 +45,13 @@ def run(monkeypatch, capsys, name: str, *words) -> str:
 
 
 def test_commands_were_found():
-    assert {Path(words[0]).stem for words in COMMANDS} >= {"run_net", "make_toy", "check_dataset", "bench_data", "bench_step"}
+    assert {Path(words[0]).stem for words in COMMANDS} >= {
+        "run_net",
+        "make_toy",
+        "check_dataset",
+        "bench_data",
+        "bench_step",
+    }
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -61,7 +67,15 @@ def test_command_names_what_exists(words, monkeypatch):
 
 
 def test_example_project_trains_and_reports(few, tmp_path, monkeypatch, capsys):
-    words = ["--cfg", "projects/example/example.yaml", "DATA.PATH_TO_DATA_DIR", few, "OUTPUT_DIR", tmp_path / "run", *SMALL]
+    words = [
+        "--cfg",
+        "projects/example/example.yaml",
+        "DATA.PATH_TO_DATA_DIR",
+        few,
+        "OUTPUT_DIR",
+        tmp_path / "run",
+        *SMALL,
+    ]
     run(monkeypatch, capsys, "run_net", *words)
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["evals"]["test"]["n"] == results["evals"]["test"]["of"] == 8

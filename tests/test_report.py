@@ -115,8 +115,8 @@ def test_the_numbers_stand_in_the_page(folder):
     text = " ".join(Page(path.read_text()).text.split())
     assert path == folder / "report.html"
     for expected in (
-        "top1 93.0 % (n=93/100)",
-        "median_rank 12 (n=93/100)",
+        "top1 93.0 % (n=93/100, 93.0 %)",
+        "median_rank 12 (n=93/100, 93.0 %)",
         "10 clips x 3 crops, mean of softmax",
         "right for 3 of 4 clips (75.0 %)",
         "step 30, epoch 3 top1: 0.6",
@@ -187,7 +187,7 @@ def test_an_empty_folder_and_cut_files_give_a_page(tmp_path):
 def test_without_final_results_the_latest_of_training_is_named_as_such(folder):
     (folder / "results.json").unlink()
     text = " ".join(Page(write(folder).read_text()).text.split())
-    assert "top1 60.0 % (n=93/100)" in text
+    assert "top1 60.0 % (n=93/100, 93.0 %)" in text
     assert "Not final: measured in training at step 30." in text
 
 

@@ -6,6 +6,7 @@ times torchvision's mvit_v2_s in the same process, step by step in turn, so that
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import threading
@@ -21,6 +22,7 @@ from videorl import config, dist
 from videorl.engine import build, optim
 from videorl.registry import UserError
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PARTS = ("forward", "backward", "optimizer", "step")
 
 
@@ -95,7 +97,7 @@ class _Peak:
 
 def _resident() -> int:
     """Bytes of main memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _now(device: torch.device) -> float:
@@ -147,7 +149,10 @@ def run(cfg, args) -> None:
     device, size = dist.device(), cfg.DATA.TRAIN_CROP_SIZE
     video = torch.randn(args.batch, 3, cfg.DATA.NUM_FRAMES, size, size, device=device)
     labels = torch.randint(cfg.MODEL.NUM_CLASSES, (args.batch,), device=device)
-    dtypes = [getattr(torch, name) for name in args.dtype.split(",")]
+    names = args.dtype.split(",")
+    if strange := set(names) - set(DTYPES):
+        raise UserError(f"--dtype {', '.join(sorted(strange))}: expected float32, bfloat16, or both")
+    dtypes = [DTYPES[name] for name in names]
     field = contestants(cfg, args.against, dtypes)
     for number in range(args.steps + 1):
         for one in field:

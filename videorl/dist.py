@@ -74,6 +74,8 @@ def launch(
     _on_gpu = gpus > 0
     if not 0 <= shard_id < shards:
         raise UserError(f"--shard_id {shard_id}: expected 0 to {shards - 1}, because --num_shards is {shards}")
+    if backend not in ("auto", "nccl", "gloo"):
+        raise UserError(f"DIST_BACKEND {backend!r}: expected auto, nccl or gloo")
     facts = {"num_shards": shards, "processes per machine": max(gpus, 1), **(facts or {})}
     backend = backend if backend != "auto" else "nccl" if gpus > 0 else "gloo"
     if "TORCHELASTIC_RUN_ID" in os.environ:

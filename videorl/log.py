@@ -62,10 +62,14 @@ class Metrics:
             return None
 
     def train(self, row: dict, stats: dict) -> None:
-        """One logged step: `row` for metrics.jsonl, `stats` under PySlowFast's names for json_stats.log."""
+        """One logged step: `row` for metrics.jsonl, `stats` under PySlowFast's names for json_stats.log.
+
+        `row["losses"]` holds the parts of the loss by name.
+        """
         self._append(self.file, json.dumps({"kind": "train", **row}))
         self._append(self.stats, _stats_line({"_type": "train_iter_", **stats}))
-        self._scalars({f"Train/{k}": v for k, v in row.items() if isinstance(v, (int, float))}, row["step"])
+        numbers = {k: v for k, v in {**row, **row.get("losses", {})}.items() if isinstance(v, (int, float))}
+        self._scalars({f"Train/{k}": v for k, v in numbers.items()}, row["step"])
 
     def evaluated(self, row: dict, stats: dict) -> None:
         """The result of one evaluation."""

@@ -21,7 +21,7 @@ import numpy as np
 from videorl.data import clips
 from videorl.data.labelled import Labelled, check_root, parse_line, read_lines
 from videorl.data.loader import Fetch, Job, Loaded, Pool, Workers
-from videorl.data.video import Video, VideoError, _resolve, open_video
+from videorl.data.video import Video, VideoError, _resolve, open_video, printable
 from videorl.registry import Entry, UserError
 from videorl.spec import Clip, Reading, Spec
 
@@ -501,11 +501,6 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 def text(report: Report) -> Iterator[str]:
     """The lines of the report: a table of counts, the first findings of each kind, statistics. All can be printed."""
     yield from map(printable, itertools.chain(_table(report), *map(_details, report.sections)))
-
-
-def printable(line: str) -> str:
-    """Paths and what decoders say may hold codes that a terminal obeys."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _table(report: Report) -> Iterator[str]:

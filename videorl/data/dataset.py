@@ -137,7 +137,7 @@ def check_views(crops: int) -> None:
         raise UserError(f"number of spatial crops: expected 1 (centre) or 3 (along the longer side), found {crops}")
 
 
-def class_numbers(labels: Sequence[int], num_classes: int) -> np.ndarray:
+def class_numbers(labels: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
     """[N, num_classes] float32 of zeros and ones from lists of class numbers."""
     rows = np.zeros((len(labels), num_classes), np.float32)
     for row, numbers in zip(rows, labels, strict=True):

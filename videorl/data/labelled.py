@@ -29,8 +29,8 @@ BOUND = {
 class Labelled(ClipDataset):
     """Videos with class labels, read from `<annotations>/<split>.csv`.
 
-    Raises `UserError` that lists every bad line with its number: missing label, label outside 0 … C-1, path outside
-    `root`, a file that is named twice with two labels.
+    Raises `UserError` that counts the bad lines and lists the first with their numbers: missing label, label outside
+    0 … C-1, path outside `root`, a file that is named twice with two labels.
     """
 
     uniform = False

@@ -320,6 +320,9 @@ class Pool:
 
     def __init__(self, fetch: Fetch, workers: Workers):
         self.fetch, self.settings = fetch, workers
+        known = multiprocessing.get_all_start_methods()
+        if workers.context and workers.context not in known:
+            raise UserError(f"DATA_LOADER.MP_CONTEXT {workers.context!r}: expected {', '.join(known)}, or nothing")
         self.context = multiprocessing.get_context(workers.context or None)
         self.workers: list[Worker] = []
         self.strikes: dict[int, int] = {}

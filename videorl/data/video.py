@@ -47,11 +47,11 @@ class VideoError(Exception):
         self.path, self.stage, self.reason = str(path), stage, reason
 
     def __str__(self) -> str:
-        return _one_line(f"{self.path}: {self.stage}: {self.reason}")
+        return printable(f"{self.path}: {self.stage}: {self.reason}")
 
 
-def _one_line(text: str) -> str:
-    """File names and what decoders say may hold line breaks and codes that a terminal obeys."""
+def printable(text: str) -> str:
+    """One line: names of files and what decoders say may hold line breaks and codes that a terminal obeys."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -589,4 +589,4 @@ def _same_pixels(backend: str, faster, exact: _PyAV) -> bool:
 
 @functools.lru_cache(maxsize=10_000)
 def _log_once(line: str, level: int = logging.WARNING) -> None:
-    _log.log(level, _one_line(line))
+    _log.log(level, printable(line))

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from videorl import dist, log
-from videorl.engine import run
+from videorl.engine import evaluate, run
 from videorl.engine.test import test
 from videorl.engine.train import train
 from videorl.engine.watch import Watch, forget
@@ -22,15 +22,17 @@ def run_phases(cfg) -> None:
         log.setup(folder, dist.is_main())
         dist.on_main(lambda: _clear(folder))
         with Watch(folder, cfg.DIST.TIMEOUT) as watch:
+            # Read before training: a mistake in test.csv must not show after days.
+            evaluations = evaluate.evaluations(cfg, at_test=True) if cfg.TEST.ENABLE else {}
             if cfg.TRAIN.ENABLE:
                 train(cfg, watch)
             if cfg.TEST.ENABLE:
-                results = test(cfg, alive=lambda doing: _go_on(watch, doing, folder))
+                results = test(cfg, evaluations, alive=lambda doing: _go_on(watch, doing, folder))
         if dist.is_main():
             run.update_json(folder / "run.json", {"finished": run.now()})
             _report(folder)
             for name, found in results.items() if cfg.TEST.ENABLE else ():
-                logger.info("%s: %s", name, _headline(found))
+                logger.info("%s: %s", name, evaluate.readable(found))
 
 
 def _clear(folder: Path) -> None:
@@ -44,12 +46,6 @@ def _go_on(watch: Watch, doing: str, folder: Path) -> None:
     watch.beat(doing)
     if watch.signal:
         run.preempted(folder, f"{watch.signal} at {doing}")
-
-
-def _headline(found: dict) -> str:
-    from videorl.engine.evaluate import readable
-
-    return readable(found)
 
 
 def _report(folder: Path) -> None:

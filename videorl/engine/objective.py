@@ -32,10 +32,11 @@ class Objective(nn.Module):
         """Names of all tensors that coupled losses need."""
         return sorted({n for name in self.coupled for n in self.needs[name]})
 
-    def totals(self, batches: Sequence[Mapping], device: torch.device) -> dict[str, float]:
+    def totals(self, batches: Sequence[Mapping]) -> dict[str, float]:
         """Number of terms of each separable loss over all micro-batches and ranks."""
         counts = [float(sum(self.losses[name].count(b) for b in batches)) for name in self.separable]
-        total = dist.all_sum(torch.tensor(counts, dtype=torch.float64, device=_sum_device(device)))
+        # Summed on the CPU: a few numbers are not worth a wait for the GPU.
+        total = dist.all_sum(torch.tensor(counts, dtype=torch.float64))
         return dict(zip(self.separable, total.tolist(), strict=True))
 
     def separable_part(self, values: Mapping[str, Tensor], totals: Mapping[str, float]) -> dict[str, Tensor]:
@@ -76,8 +77,3 @@ def _take(values: Mapping[str, Tensor], names: Mapping[str, bool], loss: str) ->
             " choose another loss, model or data set"
         )
     return {name: values[name] for name in names if name in values}
-
-
-def _sum_device(device: torch.device) -> torch.device:
-    # float64 sums of a few numbers: on the CPU they cost no wait for the GPU.
-    return torch.device("cpu")

@@ -95,13 +95,12 @@ def backward(
     `batches` are this rank's micro-batches, on the CPU. Returns the value of each loss, true means over the whole step,
     `loss`, their weighted sum, and what losses monitor.
     """
-    device = precision.device
     first = dist.rank() * len(batches)
-    totals = objective.totals(batches, device)
+    totals = objective.totals(batches)
     cached, values = _coupled_gradients(model, objective, batches, first, clip, precision, seed, step)
     sums: dict[str, Tensor] = {}
     for m, batch in enumerate(batches):
-        batch = to_device(batch, device, clip)
+        batch = to_device(batch, precision.device, clip)
         last = m == len(batches) - 1
         seed_chunk(seed, step, first + m)
         with contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():

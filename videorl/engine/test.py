@@ -1,4 +1,4 @@
-"""The test phase: the evaluations of node EVALS on one checkpoint, results.json and the report."""
+"""The test phase: the evaluations of node EVALS on one checkpoint, and results.json."""
 
 import logging
 from pathlib import Path
@@ -10,14 +10,13 @@ from videorl.engine import build, determinism, evaluate, run
 log = logging.getLogger("videorl")
 
 
-def test(cfg, alive) -> dict[str, dict[str, float]]:
-    """Runs every evaluation with AT_TEST and writes `results.json` and `predictions/<name>.npz`.
+def test(cfg, evaluations: dict[str, evaluate.Evaluation], alive) -> dict[str, dict[str, float]]:
+    """Runs the evaluations on the best or named checkpoint and writes `results.json` and `predictions/<name>.npz`.
 
     Calls `alive(doing)` after each batch.
     """
     determinism.set_level(cfg.DETERMINISM)
     folder = Path(cfg.OUTPUT_DIR)
-    evaluations = evaluate.evaluations(cfg, at_test=True)
     model = build.model(cfg)
     source = _load(cfg, model, folder)
     precision = build.precision(cfg)

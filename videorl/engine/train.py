@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -24,6 +25,7 @@ SKIPS_IN_A_ROW = 10
 
 def train(cfg, watch: Watch) -> None:
     """Trains to SOLVER.MAX_EPOCH, or until a signal stops it, and leaves everything in OUTPUT_DIR."""
+    _check_settings(cfg)
     determinism.set_level(cfg.DETERMINISM)
     state = State.build(cfg)
     trainer = Trainer(cfg, state)
@@ -38,6 +40,15 @@ def train(cfg, watch: Watch) -> None:
                 trainer.stop(watch.signal)
         trainer.end_epoch(watch)
     trainer.close()
+
+
+def _check_settings(cfg) -> None:
+    """Raises `UserError` for values that only the loop reads: it would meet them after hours, or not at all."""
+    for key, value in (("TRAIN.CHECKPOINT_PERIOD", cfg.TRAIN.CHECKPOINT_PERIOD), ("LOG_PERIOD", cfg.LOG_PERIOD)):
+        if value < 1:
+            raise UserError(f"{key} {value}: expected 1 or more")
+    if cfg.TRAIN.NONFINITE not in ("raise", "skip"):
+        raise UserError(f"TRAIN.NONFINITE {cfg.TRAIN.NONFINITE!r}: expected raise or skip")
 
 
 def any_rank(flag: bool) -> bool:
@@ -167,7 +178,7 @@ class Trainer:
         scale, finite = scaler.get_scale(), bool(torch.isfinite(norm))
         # A gradient that is not finite without a factor to its loss is no overflow that a lower scale could cure.
         overflow = scaler.is_enabled() and scale > 1
-        if loss - loss != 0 or not (finite or overflow):
+        if not math.isfinite(loss) or not (finite or overflow):
             self._not_finite(loss, float(norm), micro_batches)
             return float(norm)
         self.skipped_in_a_row = 0
@@ -225,7 +236,10 @@ class Trainer:
             left,
         )
         times = {"dt": data_time + net_time, "dt_data": data_time}
-        row = {"step": state.steps_done, "epoch": round(state.steps_done / state.data.steps, 4), **values}
+        parts = {name: values[name] for name in state.objective.losses}
+        others = {name: value for name, value in values.items() if name not in parts}
+        row = {"step": state.steps_done, "epoch": round(state.steps_done / state.data.steps, 4), **others}
+        row["losses"] = parts
         stats = {"epoch": epoch, "iter": iteration, "dt_net": net_time, "eta": left, "gpu_mem": _gpu_memory(), **values}
         if "top1" in values:
             stats["top1_err"] = 100 * (1 - values["top1"])
@@ -264,6 +278,10 @@ class Trainer:
                 picture = pictures.confusion_picture(rows["scores"], rows["labels"])
                 self.metrics.draw(lambda out: out.add_image(f"{name}/confusion", picture, state.steps_done))
         wanted, _, metric = self.cfg.TRAIN.BEST_METRIC.partition("/")
+        if wanted == name and metric not in found:
+            log.warning(
+                "TRAIN.BEST_METRIC %s/%s: %s gives %s; no best checkpoint", name, metric, name, ", ".join(found)
+            )
         if wanted == name and found.get(metric, float("-inf")) > state.best:
             state.best = found[metric]
             self.saver.save_best(state.best)
@@ -276,7 +294,12 @@ class Trainer:
         rows, self.bad_rows = self.state.data.loader.quarantine.take() + self.bad_rows, []
         gathered = dist.gather_objects(rows)
         if dist.is_main():
-            quarantine.write(self.folder / "quarantine.jsonl", [row for ranks_rows in gathered for row in ranks_rows])
+            rows = [row for ranks_rows in gathered for row in ranks_rows]
+            try:
+                quarantine.write(self.folder / "quarantine.jsonl", rows)
+            except OSError as error:
+                log.warning("quarantine.jsonl cannot be written (%s); it is tried again with the next rows", error)
+                self.bad_rows = rows
 
     def stop(self, signal_name: str) -> None:
         """Saves, leaves the file PREEMPTED, and ends every rank with exit code 75."""

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from videorl.metrics.classification import class_accuracy, mean_average_precision, topk_accuracy
-from videorl.registry import EVALS
+from videorl.registry import EVALS, UserError
 
 
 @EVALS.register("views", ensemble="DATA.ENSEMBLE_METHOD", activation="MODEL.HEAD_ACT")
@@ -15,6 +15,10 @@ class Views:
     """
 
     def __init__(self, spec, *, ensemble: str, activation: str):
+        if ensemble not in ("sum", "max"):
+            raise UserError(f"DATA.ENSEMBLE_METHOD {ensemble!r}: expected sum or max")
+        if activation not in ("softmax", "sigmoid"):
+            raise UserError(f"MODEL.HEAD_ACT {activation!r}: expected softmax or sigmoid")
         self.views = spec.views.clips * spec.views.crops
         self.ensemble, self.activation = ensemble, activation
 

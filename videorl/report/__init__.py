@@ -14,7 +14,7 @@ from markupsafe import Markup
 from videorl.report.classes import classes
 from videorl.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, charts
 from videorl.report.gallery import CLIPS, gallery
-from videorl.report.read import RunFolder, percent, read, text_of
+from videorl.report.read import RunFolder, number, percent, read, text_of
 
 HERE = Path(__file__).parent
 QUARANTINE_ROWS = 200
@@ -89,11 +89,16 @@ def _results(folder: RunFolder) -> list[dict]:
             "protocol": protocols.get(name, ""),
             "n": text_of(row.get("n")),
             "of": text_of(row.get("of")),
+            "part": _part(row.get("n"), row.get("of")),
             "short": row.get("n") != row.get("of"),
             "metrics": {k: v for k, v in row.items() if k not in ("kind", "name", "step", "epoch", "n", "of", "time")},
         }
         for name, row in found.items()
     ]
+
+
+def _part(n, of) -> str:
+    return f", {100 * n / of:.1f} %" if number(n) and number(of) and n < of else ""
 
 
 def _status(folder: RunFolder) -> str:
