@@ -14,7 +14,7 @@ from tests.faults.conftest import write_set
 from tests.faults.warm import _server
 from videorl import dist, report
 from videorl.engine import build
-from videorl.engine.evaluate import Evaluation, readable
+from videorl.engine.evaluate import Evaluation, evaluations, readable
 from videorl.engine.step import normalise
 from videorl.engine.test import test as run_test
 from videorl.registry import UserError
@@ -229,7 +229,7 @@ def test_where_all_is_bad_the_evaluation_ends(data, evaluation, tmp_path, allowe
 
 def test_coverage_stands_in_log_results_and_report(data, tmp_path, said):
     cfg = eval_ranks.settings(data["bad"], tmp_path)
-    run_test(cfg, lambda doing: None)
+    run_test(cfg, evaluations(cfg, at_test=True), lambda doing: None)
     assert "(n=5/7, 71.4 %)" in said.text
     results = json.loads((tmp_path / "results.json").read_text())["evals"]["test"]
     assert (results["n"], results["of"]) == (5, 7)
