@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "metrics": set(),
     "settings": {"registry"},
     "config": {"registry", "spec", "dialect", "settings"},
-    "dialect": set(),
+    "dialect": {"registry", "settings"},
     "checkpoint": {"registry"},
     "convert": {"registry", "checkpoint"},
     "data": {"registry", "spec"},
@@ -28,8 +28,8 @@ MAY_IMPORT = {
     "report": {"data.video"},
     # The engine reaches components through the registries; these four are none, but the way from samples to a step
     "engine": {
-        *("registry", "spec", "config", "dist", "checkpoint", "log", "metrics", "report"),
-        *("data.batches.Plan", "data.loader", "data.mixup", "data.quarantine"),
+        *("registry", "spec", "config", "dist", "checkpoint", "convert", "log", "metrics", "report"),
+        *("data.batches.Plan", "data.joint", "data.loader", "data.mixup", "data.quarantine"),
     },
 }
 

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, damage noticed, nothing in them executed, weights audited."""
+"""Checkpoints: whole or not there, damage noticed, nothing in them executed."""
 
 import argparse
 import errno
@@ -405,46 +405,3 @@ def test_the_allow_list_does_not_outlive_the_call(tmp_path):
     checkpoint.read(tmp_path / "x.pyth")
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "x.pyth", weights_only=True)
-
-
-# --- weights ---------------------------------------------------------------------------------------------------------
-
-
-def model() -> nn.Module:
-    return nn.Sequential(nn.Linear(10, 10), nn.BatchNorm1d(10), nn.Linear(10, 2))
-
-
-def test_all_weights_loaded_gives_the_same_model_and_an_audit(said):
-    source, target = model(), model()
-    checkpoint.load_weights(target, source.state_dict(), "file.pyth", least=1.0)
-    assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values()))
-    assert said.messages == ["file.pyth: 100.0 % of the model's numbers loaded (9 of 9 tensors)"]
-
-
-def test_the_audit_names_what_did_not_fit(said):
-    target, weights = model(), model().state_dict()
-    kept = target[2].bias.detach().clone()
-    weights["2.bias"] = torch.zeros(5)
-    weights["head.extra"] = torch.zeros(1)
-    del weights["1.bias"]
-    checkpoint.load_weights(target, weights, "file.pyth", least=0.9)
-    numbers = sum(v.numel() for v in target.state_dict().values())
-    part = 100 * (numbers - 12) / numbers
-    assert said.messages == [
-        f"file.pyth: {part:.1f} % of the model's numbers loaded (7 of 9 tensors);"
-        " 1 of another shape: 2.bias (5,) for (2,); 1 missing: 1.bias; 1 not used: head.extra"
-    ]
-    assert torch.equal(target[0].weight, weights["0.weight"])
-    assert torch.equal(target[2].bias, kept)
-
-
-def test_too_few_weights_are_refused_and_none_is_changed():
-    target = model()
-    before = {k: v.clone() for k, v in target.state_dict().items()}
-    weights = {f"module.{k}": v for k, v in model().state_dict().items()}
-    with pytest.raises(UserError, match=r"0\.0 % .*9 missing: 0\.weight, .* …; 9 not used: .*expected at least 95 %"):
-        checkpoint.load_weights(target, weights, "file.pyth")
-    part = {k: torch.zeros_like(v) for k, v in before.items() if k.startswith("0.")}
-    with pytest.raises(UserError, match=r"expected at least 95 %"):
-        checkpoint.load_weights(target, part, "file.pyth")
-    assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())

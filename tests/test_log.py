@@ -46,9 +46,9 @@ def test_json_stats_are_read_as_pyslowfast_s(tmp_path):
     lines = (tmp_path / "json_stats.log").read_text().splitlines()
     assert all(line.startswith(prefix) for line in lines)
     train, val = (json.loads(line.removeprefix(prefix)) for line in lines)
-    assert train == {**STATS, "_type": "train_iter_", "loss": 1.23457, "lr": 0.0}
+    assert train == {**STATS, "_type": "train_iter_", "step": 3, "loss": 1.23457, "lr": 0.0}
     assert list(train) == sorted(train)
-    assert val == {"_type": "val_epoch", "top1_err": None, "n": 7}
+    assert val == {"_type": "val_epoch", "step": 3, "top1_err": None, "n": 7}
 
 
 def test_metrics_lines(tmp_path):
@@ -58,20 +58,30 @@ def test_metrics_lines(tmp_path):
     assert rows(tmp_path) == [{"kind": "train", **ROW}, {"kind": "eval", "name": "val", "top1": 0.5, "step": 3}]
 
 
+def stats_steps(folder) -> list[int]:
+    lines = (folder / "json_stats.log").read_text().splitlines()
+    return [json.loads(line.removeprefix("json_stats: "))["step"] for line in lines]
+
+
 def test_a_resumed_run_forgets_the_steps_it_does_again(tmp_path):
     metrics = Metrics(tmp_path)
     metrics.forget_after(5)
-    assert not (tmp_path / "metrics.jsonl").exists()
+    assert list(tmp_path.iterdir()) == []
     for step in range(1, 8):
         metrics.train({**ROW, "step": step}, STATS)
-    with (tmp_path / "metrics.jsonl").open("ab") as out:
-        out.write(b'null\n{"step": null}\n\xff\xfe\0\n{"kind": "train", "step": 8, "lo')  # as kill -9 may leave it
+        if step in (5, 7):
+            metrics.evaluated({"name": "val", "step": step}, {"_type": "val_epoch"})
+    for name, begin in (("metrics.jsonl", b""), ("json_stats.log", b"json_stats: ")):
+        with (tmp_path / name).open("ab") as out:
+            out.write(b'null\n{"step": null}\n\xff\xfe\0\n' + begin + b'{"kind": "train", "step": 4, "lo')  # kill -9
     metrics.forget_after(5)
-    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 5]
+    assert stats_steps(tmp_path) == [1, 2, 3, 4, 5, 5]
     metrics.train({**ROW, "step": 6}, STATS)
-    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 5, 6]
+    assert stats_steps(tmp_path) == [1, 2, 3, 4, 5, 5, 6]
     metrics.forget_after(0)
-    assert rows(tmp_path) == []
+    assert rows(tmp_path) == stats_steps(tmp_path) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["json_stats.log", "metrics.jsonl"]
 
 
@@ -81,7 +91,7 @@ def test_a_log_that_cannot_be_written_is_told_once_and_ends_nothing(tmp_path, sa
     for _ in range(3):
         metrics.train(ROW, STATS)
         metrics.evaluated({"name": "val", **ROW}, STATS)
-        metrics.forget_after(1)
+        metrics.forget_after(3)
     assert [r.levelname for r in said.records] == ["WARNING"]
     assert "metrics.jsonl cannot be written (" in said.text
     assert "the run goes on without" in said.text
@@ -92,10 +102,12 @@ def test_a_full_disk_ends_no_run(tmp_path, said):
     for name in ("metrics.jsonl", "json_stats.log"):
         (tmp_path / name).symlink_to("/dev/full")
     metrics = Metrics(tmp_path)
+    (tmp_path / "nonfinite.jsonl").symlink_to("/dev/full")
     for _ in range(3):
         metrics.train(ROW, STATS)
-    assert said.text.count("No space left on device") == 2
-    assert [r.getMessage().split()[0] for r in said.records] == ["metrics.jsonl", "json_stats.log"]
+        metrics.note("nonfinite.jsonl", {"step": 3})
+    assert said.text.count("No space left on device") == 3
+    assert [r.getMessage().split()[0] for r in said.records] == ["metrics.jsonl", "json_stats.log", "nonfinite.jsonl"]
 
 
 def test_tensorboard_gets_numbers_and_its_failure_ends_no_run(tmp_path, said):

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 from videorl import config, dist
-from videorl.data import check
+from videorl.data import check, files, manifest
 from videorl.data.loader import Workers
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Reading
@@ -79,22 +79,22 @@ def run(args: argparse.Namespace) -> check.Report:
     splits, reading = from_config(args) if args.source.suffix in (".yaml", ".yml") else from_csv(args)
     clean_files = clean_names(args, splits) if args.clean else []
     for file in clean_files:
-        check.refuse_existing(file)
+        manifest.refuse_existing(file)
     for file in filter(None, (args.json, args.hash)):
         file.parent.mkdir(parents=True, exist_ok=True)
     verify = args.hash is not None and args.hash.exists()
     report = check.check(
         splits,
-        check.Look(args.decode, args.hash is not None, reading),
+        files.Look(args.decode, args.hash is not None, reading),
         Workers(args.workers, prefetch=8, timeout=args.timeout),
         progress,
-        check.read_manifest(args.hash) if verify else None,
+        manifest.read(args.hash) if verify else None,
     )
     print(*check.text(report), sep="\n", flush=True)
     if args.json:
         args.json.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
     if args.hash and not verify:
-        count = check.write_manifest(args.hash, report.files, check.base_of(splits))
+        count = manifest.write(args.hash, report.files, check.base_of(splits))
         print(f"{args.hash}: hashes of {count} files written")
     for section, file in zip(report.sections, clean_files):
         count = check.write_clean(section, file)

@@ -257,38 +257,3 @@ def prune(folder: Path, keep: int) -> None:
     for file in committed[keep:] if keep else []:
         file.with_suffix(".json").unlink(missing_ok=True)
         file.unlink(missing_ok=True)
-
-
-# ---------------------------------------------------------------------------------------------------- loading weights
-
-
-def load_weights(
-    model: torch.nn.Module, weights: dict[str, torch.Tensor], source: str, least: float = 0.95, exact: bool = False
-) -> None:
-    """Copies `weights` into `model` by name and shape and logs an audit.
-
-    Raises `UserError` when less than the part `least` of the model's parameters was found, or, if `exact`, when the
-    names or shapes differ in any way.
-    """
-    own = model.state_dict()
-    weights = {k: v for k, v in weights.items() if isinstance(v, torch.Tensor)}
-    fits = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
-    reshaped = [
-        f"{k} {tuple(weights[k].shape)} for {tuple(own[k].shape)}" for k in own if k in weights and k not in fits
-    ]
-    missing = [k for k in own if k not in weights]
-    unexpected = [k for k in weights if k not in own]
-    total = sum(v.numel() for v in own.values())
-    part = sum(own[k].numel() for k in fits) / max(total, 1)
-    audit = f"{source}: {100 * part:.1f} % of the model's numbers loaded ({len(fits)} of {len(own)} tensors)"
-    for what, names in (("of another shape", reshaped), ("missing", missing), ("not used", unexpected)):
-        if names:
-            audit += f"; {len(names)} {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
-    if exact and len(fits) < len({*own, *weights}):
-        raise UserError(f"{audit}; expected just this model's: is it a checkpoint of this model and these classes?")
-    if part < least:
-        raise UserError(
-            f"{audit}; expected at least {100 * least:.0f} %: is it a checkpoint of this model and these classes?"
-        )
-    log.info(audit)
-    model.load_state_dict(fits, strict=False)

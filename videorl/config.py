@@ -25,21 +25,29 @@ from videorl.registry import (
     did_you_mean,
 )
 from videorl.settings import Setting, convert, parse, read_file, read_overrides, shown, type_name
-from videorl.spec import Augment, Clip, Reading, Spec, Views
+from videorl.spec import Augment, Clip, Head, Reading, Spec, Views
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
+ALL = "all"  # as a data set: every entry of DATASETS
 
 # Maps of named components: node -> (registry, keys that every entry has beside those of the component).
 MAPS: dict[str, tuple[Registry, dict[str, Key]]] = {
     "DATASETS": (
         DATASETS,
-        {"NUM_CLASSES": Key("NUM_CLASSES", int, REQUIRED, "classes of this data set's label space")},
+        {
+            "NUM_CLASSES": Key("NUM_CLASSES", int, REQUIRED, "classes of this data set's label space"),
+            "REPLICAS": Key("REPLICAS", int, 1, "times an epoch of all data sets goes through this one"),
+            "TEST_CLIPS": Key("TEST_CLIPS", int, 0, "clips along time when all are tested; 0: TEST.NUM_ENSEMBLE_VIEWS"),
+            "TEST_CROPS": Key(
+                "TEST_CROPS", int, 0, "crops of each clip when all are tested; 0: TEST.NUM_SPATIAL_CROPS"
+            ),
+        },
     ),
     "LOSSES": (LOSSES, {"WEIGHT": Key("WEIGHT", float, 1.0, "factor of this loss in the sum")}),
     "EVALS": (
         EVALS,
         {
-            "DATASET": Key("DATASET", str, REQUIRED, "registered data set, or an entry of DATASETS"),
+            "DATASET": Key("DATASET", str, REQUIRED, "registered data set, an entry of DATASETS, or all of those"),
             "SPLIT": Key("SPLIT", str, "val", "train | val | test"),
             "EVERY": Key("EVERY", int, 0, "epochs between two runs while training; 0: none"),
             "AT_TEST": Key("AT_TEST", bool, True, "run when TEST.ENABLE is on"),
@@ -103,7 +111,7 @@ def _checked(setting: Setting, schema: Mapping[tuple[str, ...], Key]) -> object:
     name = ".".join(setting.path)
     if _is_node(setting.path, schema):
         raise _not_a_value(setting)
-    known = [".".join(path[:depth]) for path in schema for depth in range(1, len(path) + 1)]
+    known = [".".join(path[:depth]) for path in schema for depth in range(1, len(path) + 1)] + list(dialect.RULES)
     hint = did_you_mean(name, known) or did_you_mean(setting.path[-1], {path[-1] for path in schema})
     raise UserError(f"{setting.where}: unknown key {name}{hint}")
 
@@ -167,7 +175,7 @@ def _check_names(cfg: CfgNode, settings: list[Setting]) -> None:
     for path, what in wanted:
         name = _get(cfg, path)
         try:
-            if what is not DATASETS or name not in own:
+            if what is not DATASETS or name not in {*own, ALL * bool(own)}:
                 what[name]
         except UserError as error:
             raise UserError(f"{where.get(path, 'default')}: {'.'.join(path)}: {error}") from None
@@ -257,8 +265,8 @@ def component(cfg: CfgNode, what: Registry, name: str) -> tuple[Entry, dict[str,
     return entry, {key: _plain(value) for key, value in values.items()}
 
 
-def spec(cfg: CfgNode, views: Views | None = None) -> Spec:
-    """The facts that components share, read from the tree. `views`: those of an evaluation."""
+def spec(cfg: CfgNode, views: Views | None = None, space: str = "") -> Spec:
+    """The facts that components share, read from the tree. `views` and `space`: those of the data set at hand."""
     data, aug = cfg.DATA, cfg.AUG
     clip = Clip(
         frames=data.NUM_FRAMES,
@@ -286,9 +294,17 @@ def spec(cfg: CfgNode, views: Views | None = None) -> Spec:
     )
     reading = Reading(data.DECODING_BACKEND, data.MAX_PIXELS, data.ALLOW_OUTSIDE_ROOT)
     labels = {name: node.NUM_CLASSES for name, node in cfg.DATASETS.items()}
+    several = [n for n, node in cfg.DATASETS.items() if node.get("MULTI_LABEL", data.MULTI_LABEL)]
+    multi = cfg.MULTI
+    head = Head(cfg.MODEL.DROPOUT_RATE, multi.HEAD_HIDDEN, multi.PROJECTION, multi.EXPANDER, multi.PAPER_QUIRKS)
+    own = cfg.TRAIN.DATASET
     return Spec(
         clip=clip,
-        labels=labels or {cfg.TRAIN.DATASET: cfg.MODEL.NUM_CLASSES},
+        labels=labels or {own: cfg.MODEL.NUM_CLASSES},
+        several=frozenset(several if labels else [own] * data.MULTI_LABEL),
+        # Without DATASETS there is one label space, whatever the data set is called.
+        space=(space or own) if labels else own,
+        head=head,
         augment=augment,
         views=views or Views(),
         reading=reading,

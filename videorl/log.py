@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger("videorl")
@@ -44,10 +45,25 @@ class _File(logging.FileHandler):
             log.warning("stdout.log cannot be written (%s); the run goes on without", sys.exc_info()[1])
 
 
+def attempt(what: str, write: Callable[[], object], failed: set[str] | None = None) -> None:
+    """Calls `write()`; where the disk refuses, warns that `what` cannot be written, once for each name in `failed`."""
+    failed = set() if failed is None else failed
+    try:
+        write()
+    except OSError as error:
+        if what not in failed:
+            log.warning("%s cannot be written (%s); the run goes on without", what, error)
+        failed.add(what)
+
+
+STATS_PREFIX = "json_stats: "
+
+
 class Metrics:
     """Numbers over time: a line in `metrics.jsonl` and `json_stats.log` for each, and TensorBoard's event files."""
 
     def __init__(self, folder: Path, tensorboard: Path | None = None):
+        self.folder = folder
         self.file, self.stats = folder / "metrics.jsonl", folder / "json_stats.log"
         self.failed: set[str] = set()
         self.writer = self._writer(tensorboard) if tensorboard else None
@@ -67,44 +83,40 @@ class Metrics:
         `row["losses"]` holds the parts of the loss by name.
         """
         self._append(self.file, json.dumps({"kind": "train", **row}))
-        self._append(self.stats, _stats_line({"_type": "train_iter_", **stats}))
+        self._append(self.stats, _stats_line({"_type": "train_iter_", "step": row["step"], **stats}))
         numbers = {k: v for k, v in {**row, **row.get("losses", {})}.items() if isinstance(v, (int, float))}
         self._scalars({f"Train/{k}": v for k, v in numbers.items()}, row["step"])
 
     def evaluated(self, row: dict, stats: dict) -> None:
         """The result of one evaluation."""
         self._append(self.file, json.dumps({"kind": "eval", **row}))
-        self._append(self.stats, _stats_line(stats))
+        self._append(self.stats, _stats_line({"step": row["step"], **stats}))
         self._scalars({f"{row['name']}/{k}": v for k, v in row.items() if isinstance(v, (int, float))}, row["step"])
 
     def forget_after(self, step: int) -> None:
         """Drops lines of steps that a resumed run will do again."""
-        if self.file.exists():
-            self._guarded(self.file.name, lambda: _keep_until(self.file, step))
+        for file in (self.file, self.stats):
+            if file.exists():
+                attempt(file.name, lambda file=file: _keep_until(file, step), self.failed)
+
+    def note(self, name: str, row: dict) -> None:
+        """A line in another file of the folder."""
+        self._append(self.folder / name, json.dumps(row))
 
     def _append(self, file: Path, line: str) -> None:
-        self._guarded(file.name, lambda: _write_line(file, line))
+        attempt(file.name, lambda: _write_line(file, line), self.failed)
 
     def _scalars(self, values: dict, step: int) -> None:
-        if self.writer:
-            self._guarded("TensorBoard", lambda: [self.writer.add_scalar(k, v, step) for k, v in values.items()])
+        self.draw(lambda out: [out.add_scalar(name, value, step) for name, value in values.items()])
 
     def draw(self, write) -> None:
         """Calls `write(SummaryWriter)` where TensorBoard is on."""
         if self.writer:
-            self._guarded("TensorBoard", lambda: write(self.writer))
-
-    def _guarded(self, what: str, write) -> None:
-        try:
-            write()
-        except OSError as error:
-            if what not in self.failed:
-                log.warning("%s cannot be written (%s); the run goes on without", what, error)
-            self.failed.add(what)
+            attempt("TensorBoard", lambda: write(self.writer), self.failed)
 
     def close(self) -> None:
         if self.writer:
-            self._guarded("TensorBoard", self.writer.close)
+            attempt("TensorBoard", self.writer.close, self.failed)
 
 
 def _write_line(file: Path, line: str) -> None:
@@ -122,7 +134,7 @@ def _keep_until(file: Path, step: int) -> None:
 
 def _step_of(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
+        return float(json.loads(line.removeprefix(STATS_PREFIX))["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 
@@ -131,7 +143,7 @@ def _stats_line(stats: dict) -> str:
     import simplejson
 
     rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in stats.items()}
-    return "json_stats: " + simplejson.dumps(rounded, sort_keys=True, use_decimal=True, ignore_nan=True)
+    return STATS_PREFIX + simplejson.dumps(rounded, sort_keys=True, use_decimal=True, ignore_nan=True)
 
 
 class Progress:

@@ -7,12 +7,20 @@ from dataclasses import dataclass, field
 NAMES = {
     # batch
     "video": "[B, 3, T, H, W] float, normalised (uint8 until it is on the device)",
-    "labels": "[B] int64 class numbers, or [B, C] float targets (several labels, MixUp, smoothing)",
+    "labels": "[B] int64 class numbers, or [B, C] float targets (several labels or label spaces, MixUp, smoothing)",
+    "spaces": "[B, S] float, share of each label space in a sample: 1 in its own, less after MixUp",
     "index": "[B] int64, row of the sample in its annotation file",
     "view": "[B] int64, number of the test view (temporal view x crops + crop)",
+    "splits": "[B, S] int64, what each of S splits of a data set does with a sample: 1 train, 2 test, 0 neither",
+    "text": "[B, K, L] int64 word numbers, 0 for padding; K candidate captions of each clip (or [B, L]: one)",
     # outputs
-    "logits": "[B, C] float, before softmax or sigmoid",
+    "logits": "[B, C] float, before softmax or sigmoid; several label spaces stand side by side",
+    "projected": "[B, P] float, logits of every head mapped to the classes of every other one",
+    "projection_weights": "[N] float, all weights of those maps",
+    "expanded": "[B, D] float, features after the expander",
     "features": "[B, D] float, pooled over tokens, before the head",
+    "video_embed": "[B, D] float, clips in the joint space of video and text",
+    "text_embed": "[B, K, D] float, the K captions of each clip in that space",
 }
 
 
@@ -66,11 +74,29 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Head:
+    """How classifiers are made (MODEL.DROPOUT_RATE and node MULTI; the meaning of each stands in defaults.yaml)."""
+
+    dropout: float = 0.0
+    hidden: int = 0
+    projection: bool = False
+    expander: int = 0
+    drop_logits: bool = False
+
+
+@dataclass(frozen=True)
 class Spec:
-    """What components share. `labels` maps a label space (a data set's name) to its number of classes."""
+    """What components share.
+
+    `labels` maps a label space (a data set's name) to its number of classes; `several` names those whose samples can
+    have several labels; `space` is the label space of the data set at hand.
+    """
 
     clip: Clip
     labels: Mapping[str, int] = field(default_factory=dict)
+    several: frozenset[str] = frozenset()
+    space: str = ""
+    head: Head = field(default_factory=Head)
     augment: Augment = field(default_factory=Augment)
     views: Views = field(default_factory=Views)
     reading: Reading = field(default_factory=Reading)

@@ -54,6 +54,6 @@ class Focal(nn.Module):
         return -((1 - own.exp()) ** self.gamma * own).sum()
 
     @torch.no_grad()
-    def monitor(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Right answers, for the log."""
-        return {"top1": (logits.argmax(1) == labels).sum()}
+    def monitor(self, logits: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """Right answers and samples, for the log."""
+        return {"top1": ((logits.argmax(1) == labels).sum(), len(labels))}

@@ -1,9 +1,11 @@
 """Batches: every rank its own part of one order, and the same steps for any number of ranks and micro-batches."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from videorl.data.batches import Plan, Shuffled
+from videorl.data.batches import Plan, Quota, Shuffled, Weighted
 from videorl.registry import UserError
 
 LENGTH, SEED = 103, 7
@@ -13,7 +15,7 @@ def ranks(micro_batch: int, micro_batches: int, world: int, epoch: int = 0) -> l
     """For each rank, for each step, its micro-batches."""
     made = []
     for rank in range(world):
-        batches = Shuffled(LENGTH, Plan(micro_batch, micro_batches, rank, world), SEED)
+        batches = Shuffled({"all": LENGTH}, Plan(micro_batch, micro_batches, rank, world), SEED)
         batches.begin_epoch(epoch)
         made.append(list(batches))
         assert len(made[-1]) == batches.steps
@@ -64,21 +66,21 @@ def test_mirror_pairs_stay_together_and_mirrored(split):
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
-    batches = Shuffled(LENGTH, Plan(4, 2), SEED)
+    batches = Shuffled({"all": LENGTH}, Plan(4, 2), SEED)
     first = list(batches)
     batches.begin_epoch(3)
     third = list(batches)
     assert list(batches) == third, "a second pass gives the same"
     batches.begin_epoch(0)
     assert list(batches) == first
-    fresh = Shuffled(LENGTH, Plan(4, 2), SEED)
+    fresh = Shuffled({"all": LENGTH}, Plan(4, 2), SEED)
     fresh.begin_epoch(3)
     assert list(fresh) == third != first
-    assert list(Shuffled(LENGTH, Plan(4, 2), SEED + 1)) != first
+    assert list(Shuffled({"all": LENGTH}, Plan(4, 2), SEED + 1)) != first
 
 
 def test_a_sample_left_out_of_one_epoch_comes_in_another():
-    batches = Shuffled(10, Plan(4, 1), SEED)
+    batches = Shuffled({"all": 10}, Plan(4, 1), SEED)
     left = []
     for epoch in range(30):
         batches.begin_epoch(epoch)
@@ -88,8 +90,46 @@ def test_a_sample_left_out_of_one_epoch_comes_in_another():
 
 
 def test_a_step_must_fit_into_the_data_set():
-    assert Shuffled(24, Plan(3, 2, 1, 4), SEED).steps == 1
+    assert Shuffled({"all": 24}, Plan(3, 2, 1, 4), SEED).steps == 1
     with pytest.raises(UserError) as error:
-        Shuffled(23, Plan(3, 2, 1, 4), SEED)
+        Shuffled({"all": 23}, Plan(3, 2, 1, 4), SEED)
     said = str(error.value)
     assert "has 23 videos but one step takes 24 (3 x 2 micro-batches x 4 processes); lower TRAIN.BATCH_SIZE" in said
+
+
+PARTS = {"a": 50, "b": 20, "c": 7}
+
+
+def origin(sample: int) -> str:
+    return "a" if sample < 50 else "b" if sample < 70 else "c"
+
+
+def test_weighted_takes_the_given_shares():
+    batches = Weighted(PARTS, Plan(4, 1), SEED, weights=[1.0, 2.0, 1.0], epoch_length=80)
+    batches.begin_epoch(3)
+    samples = [i for step in batches for chunk in step for i in chunk]
+    assert len(samples) == 80
+    assert Counter(map(origin, samples)) == {"a": 20, "b": 40, "c": 20}
+    counts = Counter(samples)
+    assert all(counts[i] in (2, 3) for i in range(70, 77)), "each once before any comes again"
+    assert Weighted(PARTS, Plan(1, 1), SEED, weights=[1.0, 1.0, 1.0]).steps == 77
+
+
+def test_quota_holds_in_every_step_for_any_split():
+    orders = []
+    for plan in (Plan(8, 1), Plan(4, 2)):
+        batches = Quota(PARTS, plan, SEED, quota=[4, 2, 2])
+        batches.begin_epoch(1)
+        steps = [[i for chunk in step for i in chunk] for step in batches]
+        assert len(steps) == batches.steps == 13, "until all 50 of a were seen, 4 a step"
+        assert all(Counter(map(origin, step)) == {"a": 4, "b": 2, "c": 2} for step in steps)
+        assert {i for step in steps for i in step} == set(range(77))
+        orders.append([set(step) for step in steps])
+    assert orders[0] == orders[1]
+
+
+def test_wrong_shares_are_one_clear_line():
+    with pytest.raises(UserError, match=r"QUOTA \[4, 2, 1\] is 7 videos a step, but a step takes 8"):
+        Quota(PARTS, Plan(8, 1), SEED, quota=[4, 2, 1])
+    with pytest.raises(UserError, match=r"WEIGHTS \[1.0\]: expected one number above 0 for each of a, b, c"):
+        Weighted(PARTS, Plan(8, 1), SEED, weights=[1.0])

@@ -11,8 +11,8 @@ import av
 import numpy as np
 import pytest
 
-from videorl.data import check
-from videorl.data.check import Look
+from videorl.data import files
+from videorl.data.files import Look
 from videorl.data.loader import Workers
 
 ROOT = Path(__file__).parents[2]
@@ -179,16 +179,16 @@ def test_a_video_with_two_labels_is_a_conflict_in_both_rows(good, run):
 
 
 def test_files_that_differ_in_the_middle_only_are_no_duplicates(tmp_path):
-    ends = bytes(check.EDGE)
+    ends = bytes(files.EDGE)
     for name, middle in {"a": b"1", "b": b"2", "c": b"2"}.items():
         (tmp_path / name).write_bytes(ends + middle + ends)
     (tmp_path / "d").write_bytes(ends + b"2" + ends[:-1] + b"d")
     (tmp_path / "e").write_bytes(ends + b"22" + ends)
     paths = [str(tmp_path / name) for name in "abcde"]
-    facts = check.scan(paths, Look("bytes"), Workers(1))
+    facts = files.scan(paths, Look("bytes"), Workers(1))
     assert len({f.ends for f in facts[:3]}) == 1
-    files = dict(zip(paths, facts, strict=True))
-    check.find_equal(files, Workers(1))
+    known = dict(zip(paths, facts, strict=True))
+    files.find_equal(known, Workers(1))
     a, b, c, d, e = (f.sha256 for f in facts)
     assert a != b == c
     assert d == e == ""  # another end, another size: nothing is left to compare
@@ -212,12 +212,12 @@ def test_damage_between_the_ends_is_found_when_all_frames_are_decoded(tmp_path):
     data = video.read_bytes()
     sixth = [at for at in range(len(data)) if data.startswith(b"\x89PNG", at)][5]
     video.write_bytes(data[: sixth + 60] + bytes(100) + data[sixth + 160 :])
-    stages = {decode: check.examine(str(video), Look(decode)).stage for decode in ("none", "ends", "all")}
+    stages = {decode: files.examine(str(video), Look(decode)).stage for decode in ("none", "ends", "all")}
     assert stages == {"none": "", "ends": "", "all": "decode"}
 
 
 def test_a_crash_and_a_hang_cost_their_files_only_and_these_are_still_hashed(good, monkeypatch):
-    real = check.examine
+    real = files.examine
 
     def examine(path, look):
         if look.decode != "bytes" and "good 0" in path:
@@ -226,9 +226,9 @@ def test_a_crash_and_a_hang_cost_their_files_only_and_these_are_still_hashed(goo
             signal.pause()
         return real(path, look)
 
-    monkeypatch.setattr(check, "examine", examine)
+    monkeypatch.setattr(files, "examine", examine)
     paths = [str(good / f"videos/good {i}.mp4") for i in range(3)]
-    facts = check.scan(paths, Look(sha256=True), Workers(2, timeout=3.0, context="fork"))
+    facts = files.scan(paths, Look(sha256=True), Workers(2, timeout=3.0, context="fork"))
     assert [f.stage for f in facts] == ["crash", "hang", ""]
     assert all(len(f.sha256) == 64 for f in facts)
     assert facts[2].frames == 30
@@ -237,7 +237,7 @@ def test_a_crash_and_a_hang_cost_their_files_only_and_these_are_still_hashed(goo
 def test_pipes_devices_and_folders_are_not_read(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     paths = [str(tmp_path / "fifo"), "/dev/zero", str(tmp_path)]
-    facts = [check.examine(path, Look(sha256=True)) for path in paths]
+    facts = [files.examine(path, Look(sha256=True)) for path in paths]
     assert {(f.stage, f.reason) for f in facts} == {("open", "not a regular file")}
 
 

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from videorl.data.labelled import Kinetics, SomethingSomething
+from videorl.data.labelled import ActivityNet, Kinetics, SomethingSomething
 from videorl.registry import UserError
 from videorl.spec import Clip, Reading, Spec, Views
 
@@ -19,6 +19,7 @@ VALUES = {
     "class_names": "",
     "multi_label": False,
     "offset": False,
+    "val_skip": 1,
 }
 
 
@@ -277,3 +278,20 @@ def test_a_large_file_is_read_without_checks_of_each_file(read, monkeypatch):
     data = read("".join(f"v{i}.mp4 {i % 5}\n" for i in range(5000)))
     assert len(data) == 5000
     assert not [path for path in asked if path.endswith(".mp4")]
+
+
+def test_activitynet_takes_the_first_of_a_list(tmp_path):
+    (tmp_path / "train.csv").write_text("a.mp4 3,1\nb.mp4 0\n")
+    data = ActivityNet(Spec(Clip(4, 2, 32, 32)), "train", **{**VALUES, "annotations": str(tmp_path)})
+    assert data.records.labels.tolist() == [3, 0]
+
+
+def test_val_skip_takes_every_so_many_th_line_of_val_alone(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.csv").write_text("".join(f"{i}.mp4 {i % 5}\n" for i in range(7)))
+    values = {**VALUES, "annotations": str(tmp_path), "val_skip": 3}
+    assert [Kinetics(Spec(Clip(4, 2, 32, 32)), "val", **values).path(i)[-5:] for i in range(3)] == ["0.mp4", "3.mp4", "6.mp4"]
+    assert len(Kinetics(Spec(Clip(4, 2, 32, 32)), "val", **values)) == 3
+    assert len(Kinetics(Spec(Clip(4, 2, 32, 32)), "train", **values)) == 7
+    with pytest.raises(UserError, match=r"DATA.VAL_SKIP 0: expected 1"):
+        Kinetics(Spec(Clip(4, 2, 32, 32)), "val", **{**values, "val_skip": 0})

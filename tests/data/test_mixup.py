@@ -11,7 +11,7 @@ from videorl.data import mixup
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
-from recipe import assert_close, limits, load_case  # noqa: E402
+from recipe import assert_close, assert_summary, limits, load_case  # noqa: E402
 
 SETTINGS = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "prob": 1.0, "switch_prob": 0.5, "height": 16, "width": 16}
 
@@ -40,7 +40,8 @@ def test_equals_pyslowfast():
         kinds.add(mix.box is None)
         atol, rtol = limits(case)
         assert_close(mixup.mix_video(video, mix), expected["x"], atol, rtol)
-        targets = mixup.mix_labels(labels, mix, given_["num_classes"], given_["label_smoothing"])
+        smoothed = mixup.smooth(labels, [given_["num_classes"]], given_["label_smoothing"])
+        targets = mixup.mix_rows(smoothed, mix)
         assert_close(targets, expected["y"], atol, rtol)
     assert kinds == {True, False}
 
@@ -77,9 +78,39 @@ def test_several_labels_mix_like_single_ones():
     mix = mixup.Mix(0.3)
     labels = torch.tensor([2, 0, 1])
     one_hot = torch.eye(4)[labels]
-    expected = mixup.mix_labels(labels, mix, 4, 0.1)
-    assert torch.allclose(mixup.mix_labels(one_hot, mix, 4, 0.1), expected)
+    expected = mixup.mix_rows(mixup.smooth(labels, [4], 0.1), mix)
+    assert torch.allclose(mixup.mix_rows(mixup.smooth(one_hot, [4], 0.1), mix), expected)
     assert torch.allclose(expected.sum(1), torch.ones(3))
+
+
+def test_published_way_of_several_label_spaces():
+    case = load_case(GOLDEN / "multitrain" / "mixup_multi_head.pt")
+    video = case["inputs"]["x"]
+    for given_, expected in zip(case["inputs"]["cases"], case["expected"]["cases"], strict=True):
+        labels = given_["labels"]
+        sizes = tuple(part.shape[1] for part in labels.values())
+        mix = mixup.draw(NumpyRandom(given_["numpy_seed"]), **{**SETTINGS, "height": 8, "width": 8})
+        mixer = mixup.Mixer(0, sizes, 0.1, {}, paper_classes=700)
+        found = mixer.targets(torch.cat(list(labels.values()), 1), torch.ones(9, 3), mix)
+        assert list(found) == ["labels"], "the published code leaves the masks as they are"
+        atol, rtol = limits(case)
+        assert_close(found["labels"], torch.cat(list(expected["labels"].values()), 1), atol, rtol)
+        assert_summary(mixup.mix_video(video, mix), expected["x"], atol, rtol)
+
+
+def test_a_sample_keeps_its_whole_target_when_the_partner_is_of_another_data_set():
+    sizes, own = (4, 3), torch.tensor([0, 1, 0, 1])
+    spaces = torch.eye(2)[own]
+    labels = torch.zeros(4, 7)
+    labels[torch.arange(4), torch.tensor([2, 4, 0, 6])] = 1.0
+    found = mixup.Mixer(0, sizes, 0.1, {}).targets(labels, spaces, mixup.Mix(0.7))
+    assert torch.allclose(found["labels"].sum(1), torch.ones(4))
+    for d, part in enumerate(found["labels"].split(sizes, 1)):
+        assert torch.allclose(part.sum(1), found["spaces"][:, d]), "targets of a head sum to its share of the sample"
+    # Sample 0 (class 2 of 4 in the first space) with sample 3 (class 2 of 3 in the second).
+    first = torch.tensor([0.1 / 4, 0.1 / 4, 0.9 + 0.1 / 4, 0.1 / 4]) * 0.7
+    second = torch.tensor([0.1 / 3, 0.1 / 3, 0.9 + 0.1 / 3]) * 0.3
+    assert torch.allclose(found["labels"][0], torch.cat([first, second]))
 
 
 def test_inputs_stay_as_they_were():

@@ -11,22 +11,27 @@ from torch.utils.checkpoint import checkpoint
 from videorl import dist, registry
 from videorl.engine.objective import Objective
 from videorl.engine.step import Precision, backward, unwrap
+from videorl.models.heads import class_head
 from videorl.registry import LOSSES
-from videorl.spec import Clip
+from videorl.spec import Clip, Head, Spec
 
 CLIP = Clip(frames=2, rate=1, train_size=4, test_size=4)
 SAMPLES, CLASSES, CANDIDATES = 12, 5, 3
+SPEC = Spec(CLIP, {"a": 3, "b": 4, "c": 2}, several=frozenset("c"), head=Head(hidden=6, projection=True, expander=12))
+SEVERAL_SPACES = {"multi_head", "sparsity"}
 
 
 class Tiny(nn.Module):
-    """Gives every name that a loss asks for. `dropout`: its rate; `norm`: batch norm; `recompute`: checkpointing."""
+    """Gives every name that a loss asks for. `dropout`: its rate; `norm`: batch norm; `recompute`: checkpointing;
+    `spaces`: a head for each label space of SPEC.
+    """
 
-    def __init__(self, dropout=0.0, norm=False, recompute=False):
+    def __init__(self, dropout=0.0, norm=False, recompute=False, spaces=False):
         super().__init__()
         self.body = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 8))
         self.norm = nn.BatchNorm1d(8) if norm else nn.Identity()
         self.words = nn.Linear(4, 8)
-        self.head = nn.Linear(8, CLASSES)
+        self.head = class_head(SPEC if spaces else Spec(CLIP, {"": CLASSES}), 8)
         self.recompute = recompute
 
     def forward(self, x, text):
@@ -34,8 +39,8 @@ class Tiny(nn.Module):
         features = self.norm(body)
         candidates = self.words(text)
         return {
+            **self.head(features),
             "features": features,
-            "logits": self.head(features),
             "video_embed": features,
             "text_embed": candidates,
             "first_text": candidates[:, 0],
@@ -55,7 +60,7 @@ class FirstCandidate(nn.Module):
 
 def build_loss(name: str) -> nn.Module:
     entry = LOSSES[name]
-    loss = entry(None, values={key.name: key.default for key in entry.keys.values()})
+    loss = entry(SPEC, values={key.name: key.default for key in entry.keys.values()})
     return FirstCandidate(loss) if name == "infonce" else loss
 
 
@@ -63,6 +68,12 @@ def data(loss: str) -> dict:
     draw = torch.Generator().manual_seed(3)
     labels = torch.randint(CLASSES, (SAMPLES,), generator=draw)
     several = torch.randint(2, (SAMPLES, CLASSES), generator=draw).float()
+    if loss in SEVERAL_SPACES:
+        spaces = torch.rand(SAMPLES, 3, generator=draw).softmax(1)
+        shares = [
+            spaces[:, d : d + 1] * torch.rand(SAMPLES, c, generator=draw).softmax(1) for d, c in enumerate((3, 4, 2))
+        ]
+        return data("cross_entropy") | {"labels": torch.cat(shares, 1), "spaces": spaces}
     return {
         "x": torch.randn(SAMPLES, 6, generator=draw),
         "text": torch.randn(SAMPLES, CANDIDATES, 4, generator=draw),
@@ -83,7 +94,7 @@ def parts(total: int, even: bool) -> list[int]:
 def gradient(names: list[str], micro_batches: int, even: bool, *, dtype=None, seed=7, **model_options) -> dict:
     """Gradients and values of one step of the losses `names`, for this rank's share of the samples."""
     torch.manual_seed(0)
-    model = Tiny(**model_options)
+    model = Tiny(spaces=names[0] in SEVERAL_SPACES, **model_options)
     objective = Objective({n: build_loss(n) for n in names}, {n: 0.5 + k for k, n in enumerate(names)})
     if dist.world_size() > 1:
         model = DistributedDataParallel(model, broadcast_buffers=False)
@@ -104,7 +115,8 @@ def cases() -> list[tuple[list[str], int, bool]]:
     registry.discover()
     own = [name for name in LOSSES if LOSSES[name].build.__module__.startswith("videorl.")]  # none of some project
     every = [([name], micro, even) for name in own for micro in (1, 2, 3, 4) for even in (True, False)]
-    mixed = [(["cross_entropy", "informative", "milnce", "infonce"], micro, False) for micro in (1, 2, 3)]
+    together = (["cross_entropy", "informative", "milnce", "infonce"], ["multi_head", "informative", "sparsity"])
+    mixed = [(names, micro, False) for names in together for micro in (1, 2, 3)]
     return every + mixed
 
 

@@ -18,7 +18,8 @@ from recipe import check, load_case  # noqa: E402
 
 
 def views(clips: int, crops: int = 1, ensemble: str = "sum", activation: str = "softmax") -> Views:
-    return Views(Spec(Clip(4, 2, 32, 32), views=Protocol(clips, crops)), ensemble=ensemble, activation=activation)
+    spec = Spec(Clip(4, 2, 32, 32), {"toy": 3}, space="toy", views=Protocol(clips, crops))
+    return Views(spec, ensemble=ensemble, activation=activation)
 
 
 @pytest.mark.parametrize("ensemble", ["sum", "max"])

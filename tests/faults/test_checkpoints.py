@@ -383,12 +383,20 @@ def test_saving_in_the_background_changes_no_bit_and_pruning_keeps_the_best(refe
 def test_logs_that_cannot_be_written_do_not_end_the_run(reference, run, tmp_path):
     out = tmp_path / "out"
     (out / "metrics.jsonl").mkdir(parents=True)
-    (out / "json_stats.log").mkdir()
+    for name in ("json_stats.log", "run.json", "report.html", "quarantine.jsonl"):
+        (out / name).mkdir()
     (out / "tensorboard").write_text("a file where a folder should be")
     (out / "stdout.log").symlink_to("/dev/full")
     done = run("out", *TRAIN_ONLY, "TENSORBOARD.ENABLE", "True").wait()
     assert done.code == 0, done.stderr
     for sink in ("metrics.jsonl cannot be", "json_stats.log cannot be", "TensorBoard", "stdout.log cannot be"):
         assert len(said(done, sink)) == 1, sink
+    for sink in ("run.json cannot be", "report.html cannot be"):
+        assert said(done, sink), sink
     assert "Traceback" not in done.stdout + done.stderr
     assert same_bits(content_of(done), content_of(reference))
+
+
+def test_results_that_cannot_be_written_are_an_error_of_one_line(run, tmp_path):
+    (tmp_path / "out/results.json").mkdir(parents=True)
+    refused(run("out", "TRAIN.ENABLE", "False").wait(), "results.json cannot be written (Is a directory): make room")

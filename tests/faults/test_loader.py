@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.faults.conftest import Run, same_bits
-from videorl.data.loader import Job, Loader, SampleFailed, Workers
+from tests.faults.conftest import Run, same_bits, shards
+from videorl.data.loader import Job, Loader, SampleFailed, Workers, candidates
 from videorl.data.quarantine import Quarantine
 from videorl.data.video import VideoError
 from videorl.registry import UserError
@@ -251,27 +251,60 @@ def test_evaluation_takes_no_other_sample(loader_of, count):
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_nothing_but_unreadable_samples_is_an_error_at_once(loader_of, count):
+def test_a_long_row_of_unreadable_samples_gives_way_to_others_from_all_over(loader_of, count):
+    """More than the neighbours that are tried: they are not all replaced by the first good one after them."""
+    row = range(10, 160)
+    loader = loader_of(Clips({i: unreadable(i) for i in row}, length=200), count, budget=0.8)
+    found = numbers(loader.run(jobs(50)))
+    given = {i: g for job, samples in zip(jobs(50), found, strict=True) for i, g in zip(job.samples, samples)}
+    assert [i for i, g in given.items() if i != g] == list(row)
+    instead = [given[i] for i in row]
+    assert not set(instead) & set(row)
+    assert max(map(instead.count, instead)) < 40
+
+
+@pytest.mark.parametrize("length", [*range(1, 70), 1000])
+def test_candidates_are_a_sample_its_neighbours_and_any_other(length):
+    for i in {0, length // 2, length - 1}:
+        found = list(candidates(i, length, length))
+        assert sorted(found) == list(range(length))
+        assert found[:16] == [(i + k) % length for k in range(min(length, 16))]
+        assert list(candidates(i, length, 5)) == found[:21]
+    far = sorted(list(candidates(0, length, 10))[16:])
+    assert length < 1000 or max(b - a for a, b in zip([16, *far], [*far, length])) < length / 4, "from all over"
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_nothing_but_unreadable_samples_gives_no_batch_and_is_no_loop(loader_of, count):
     clips = Clips({i: unreadable(i) for i in range(LENGTH)})
-    with pytest.raises(UserError, match="16 training samples in a row cannot be read.*clips/15.mp4: empty file"):
-        list(loader_of(clips, count, budget=1.0).run(jobs()))
-    assert sum(clips.begun) <= 4 * 16
+    loader = loader_of(clips, count, budget=0.3)
+    assert list(loader.run(jobs(2))) == [None, None]
+    assert loader.quarantine.longest_run == 13
+    assert sum(clips.begun) == 2 * (16 + 13)
+    with pytest.raises(UserError, match="of 40 samples cannot be read, more than DATA.MAX_BAD_FRACTION 0.3 allows"):
+        loader.quarantine.check()
 
 
 def test_a_set_of_less_than_16_unreadable_samples_is_read_once(loader_of):
     clips = Clips({i: unreadable(i) for i in range(BATCH)}, length=BATCH)
-    with pytest.raises(UserError, match="4 training samples in a row"):
-        list(loader_of(clips, 0, budget=1.0).run(jobs(1)))
+    assert list(loader_of(clips, 0, budget=1.0).run(jobs(1))) == [None]
     assert list(clips.begun) == [1] * BATCH
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_more_than_the_budget_is_an_error_with_the_list(loader_of, count):
-    loader = loader_of(Clips({i: unreadable(i) for i in (2, 9, 17, 21)}), count, budget=0.05)
-    seen = []
+def test_an_evaluation_with_more_bad_samples_than_may_be_ends_there(loader_of, count):
+    clips = Clips({i: unreadable(i) for i in (2, 9, 17, 21)}, split="val")
+    loader = loader_of(clips, count, budget=0.05)
+    assert len(list(loader.run(jobs()))) == 4  # batches 0 to 3 hold two bad samples, batch 4 the third
     with pytest.raises(UserError, match=r"3 of 40 .*MAX_BAD_FRACTION 0.05 .*clips/2.mp4 .empty file.; clips/9.mp4"):
-        seen.extend(loader.run(jobs()))
-    assert len(seen) == 4  # batches 0 to 3 hold two bad samples, batch 4 the third
+        loader.quarantine.check()
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_training_leaves_the_verdict_to_all_ranks(loader_of, count):
+    loader = loader_of(Clips({i: unreadable(i) for i in (2, 9, 17, 21)}), count, budget=0.05)
+    assert len(list(loader.run(jobs()))) == 10
+    assert loader.quarantine.too_many
 
 
 # ------------------------------------------------------------------------------------------- order, memory, leftovers
@@ -445,14 +478,36 @@ def damage(world: Path, names) -> None:
         (world / f"videos/{name}.mp4").write_bytes(b"")
 
 
+def verdict(run) -> str:
+    """The one line that says why a run ended."""
+    assert run.code == 2, run.stderr
+    (line,) = [text for text in run.stderr.splitlines() if text.startswith("error: ")]
+    return line
+
+
 def test_a_training_set_without_a_good_video_is_an_error_at_once(run, own_world):
     damage(own_world, [f"train_{i}" for i in range(24)])
     one = run("all_bad", *SHORT, *TWO, "DATA.MAX_BAD_FRACTION", 1.0, data=own_world).wait(240)
-    assert one.code == 2, one.stderr
-    (line,) = [text for text in one.stderr.splitlines() if text.startswith("error: ")]
-    assert "16 training samples in a row cannot be read" in line
-    assert "empty file" in line
+    assert "faulty/train: 24 of 24 samples cannot be read, and among the last" in verdict(one)
+    assert "empty file" in verdict(one)
+    assert len(quarantined(one)) == 24
     assert left_over(one) == []
+
+
+def ranks(run, name: str, *words, **options) -> list[Run]:
+    return [one.wait(240) for one in shards(run, 2, name, *SHORT, *words, **options)]
+
+
+def test_unreadable_samples_of_all_ranks_are_judged_together(run, own_world):
+    """Two of 24, of which each rank meets one first: as one process, both ranks end once both are known."""
+    damage(own_world, ["train_3", "train_17"])
+    allowed = ranks(run, "allowed", "DATA.MAX_BAD_FRACTION", 0.09, data=own_world)
+    assert [one.code for one in allowed] == [0, 0], allowed[0].stderr
+    assert {row[:3] for row in quarantined(allowed[0])} == {("faulty/train", f"train_{i}.mp4", "open") for i in (3, 17)}
+    over = ranks(run, "over", "DATA.MAX_BAD_FRACTION", 0.08, data=own_world)
+    for one in over:
+        assert "faulty/train: 2 of 24 samples cannot be read, more than DATA.MAX_BAD_FRACTION 0.08" in verdict(one)
+    assert {row[:3] for row in quarantined(over[0])} == {row[:3] for row in quarantined(allowed[0])}
 
 
 @pytest.mark.slow
@@ -467,7 +522,6 @@ def test_a_bad_video_gives_way_to_its_neighbour_and_more_end_the_run(run, own_wo
     assert "(n=6/7" in (runs[0].out / "stdout.log").read_text()
     damage(own_world, ["train_9", "train_11"])
     over = run("over", *SHORT, *TWO, data=own_world).wait(240)
-    assert over.code == 2, over.stderr
-    (line,) = [text for text in over.stderr.splitlines() if text.startswith("error: ")]
-    assert "of 24 samples cannot be read, more than DATA.MAX_BAD_FRACTION 0.05 allows" in line
-    assert ".mp4 (empty file)" in line
+    assert "of 24 samples cannot be read, more than DATA.MAX_BAD_FRACTION 0.05 allows" in verdict(over)
+    assert ".mp4 (empty file)" in verdict(over)
+    assert len(quarantined(over)) >= 2

@@ -44,7 +44,7 @@ def trainer(world, tmp_path):
         ]
         cfg = config.load([CONFIG], map(str, words))
         determinism.set_level(cfg.DETERMINISM)
-        trainer = Trainer(cfg, State.build(cfg))
+        trainer = Trainer(cfg, State.build(cfg), {})
         trainer.state.resume()
         trainer.announce()
         return trainer

@@ -1,5 +1,6 @@
 """Processes that die, freeze, disagree or are told to stop: the run ends soon, says why, and goes on from there."""
 
+import json
 import os
 import re
 import signal
@@ -152,23 +153,54 @@ def test_ranks_with_other_settings_are_told_the_key(run, key, values):
         assert f"{key} is" in errors(one)[0]
 
 
-def test_ranks_with_other_annotations_are_told_the_data_set(run, own_world, tmp_path):
-    other = tmp_path / "other/world"
-    other.mkdir(parents=True)
-    for file in own_world.iterdir():
-        (other / file.name).symlink_to(file)
-    (other / "train.csv").unlink()
-    (other / "train.csv").write_text("\n".join(reversed((own_world / "train.csv").read_text().splitlines())))
-    words = ("--num_shards", "2", "--init_method", f"tcp://127.0.0.1:{free_port()}", "--shard_id")
-    folders = (own_world.parent, other.parent)
+def with_reversed(world, folder, split: str):
+    """A copy of the videos with the lines of one csv in another order."""
+    folder.mkdir(parents=True)
+    for file in world.iterdir():
+        (folder / file.name).symlink_to(file)
+    lines = (world / f"{split}.csv").read_text().splitlines()
+    (folder / f"{split}.csv").unlink()
+    (folder / f"{split}.csv").write_text("\n".join(reversed(lines)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ("train", SHORT),
+        pytest.param("val", SHORT, marks=pytest.mark.slow),
+        ("test", ("TRAIN.EVAL_PERIOD", "0")),
+        ("test", ("TRAIN.ENABLE", "False")),
+    ],
+)
+def test_ranks_with_other_annotations_are_told_the_data_set(run, own_world, tmp_path, split, words):
+    other = with_reversed(own_world, tmp_path / "other/world", split)
+    meet = ("--num_shards", "2", "--init_method", f"tcp://127.0.0.1:{free_port()}")
     runs = [
-        run("out", *SHORT, "DATA.ALLOW_OUTSIDE_ROOT", "True", data="world", flags=(*words, str(k)), cwd=folder)
-        for k, folder in enumerate(folders)
+        run("out", *words, "DATA.ALLOW_OUTSIDE_ROOT", "True", data="world", flags=(*meet, "--shard_id", k), cwd=folder)
+        for k, folder in (("0", own_world.parent), ("1", other.parent))
     ]
     both = [r.wait() for r in runs]
     assert [r.code for r in both] == [2, 2]
     for one in both:
-        assert "annotations of faulty/train" in errors(one)[0]
+        assert f"annotations of faulty/{split} is '" in errors(one)[0]
+    assert not list((both[0].out / "checkpoints").iterdir())
+
+
+def test_run_json_lists_the_annotations_that_were_used(run):
+    hashes = lambda out: {k: v["fingerprint"] for k, v in json.loads((out / "run.json").read_text())["data"].items()}  # noqa: E731
+    only_test = ("TRAIN.ENABLE", "False")
+    alone = run("alone", *only_test).wait()
+    assert alone.code == 0, alone.stderr
+    assert list(hashes(alone.out)) == ["faulty/test"]
+    assert json.loads((alone.out / "run.json").read_text())["config"]
+    trained = run("out", *SHORT).wait()
+    assert sorted(hashes(trained.out)) == ["faulty/train", "faulty/val"]
+    before = json.loads((trained.out / "run.json").read_text())
+    assert run("out", *only_test).wait().code == 0
+    after = json.loads((trained.out / "run.json").read_text())
+    assert hashes(trained.out) == hashes(alone.out) | {k: v["fingerprint"] for k, v in before["data"].items()}
+    assert after["config"] == before["config"], "that of the training of the weights"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -267,6 +299,22 @@ def test_a_signal_while_testing_ends_the_run(run):
     done = run("out", "SOLVER.MAX_EPOCH", "1", "TRAIN.EVAL_PERIOD", "0", fault="term@eval=1").wait()
     assert (done.fired, done.code) == (1, 75)
     assert "SIGTERM at evaluation test" in (done.out / "PREEMPTED").read_text()
+
+
+@pytest.mark.parametrize(
+    ("rank", "batch", "size"),
+    [(0, 1, 2), pytest.param(1, 1, 2, marks=pytest.mark.slow), pytest.param(1, 1, 8, marks=pytest.mark.slow)],
+)
+def test_a_signal_to_one_rank_while_testing_ends_all_with_one_code(run, rank, batch, size):
+    """At 2 clips a batch the other rank has batches left; at 8 each has one, and the other waits for the result."""
+    words = ("TRAIN.ENABLE", "False", "TEST.BATCH_SIZE", size)
+    both = [r.wait() for r in shards(run, 2, "out", *words, fault=f"term@rank={rank},eval={batch}")]
+    assert both[0].fired == 1
+    assert [r.code for r in both] == [75, 75], [r.stderr for r in both]
+    assert "SIGTERM at evaluation test" in (both[0].out / "PREEMPTED").read_text()
+    again = [r.wait() for r in shards(run, 2, "out", *words)]
+    assert [r.code for r in again] == [0, 0]
+    assert not (again[0].out / "PREEMPTED").exists()
 
 
 # ---------------------------------------------------------------------------------------------------------- one folder

@@ -1,5 +1,6 @@
 """A run that is killed at any moment and started again ends with the bits of a run that was not."""
 
+import json
 import shutil
 import signal
 import sys
@@ -53,6 +54,13 @@ def command(start, processes: int, name: str, *words, **options) -> list[Run]:
 def read(run: Run) -> list[tuple[int, int]]:
     """(epoch, sample) of every training sample that was decoded; of one process in the order of the steps, 8 a step."""
     return [tuple(map(int, line.split())) for line in run.read_log.read_text().splitlines()]
+
+
+def logged(run: Run) -> list[tuple[str, int]]:
+    """Kind and step of each line of json_stats.log."""
+    lines = (run.out / "json_stats.log").read_text().splitlines()
+    rows = [json.loads(line.removeprefix("json_stats: ")) for line in lines]
+    return [(row["_type"], row["step"]) for row in rows]
 
 
 def content(run: Run) -> dict:
@@ -110,6 +118,7 @@ def test_killed_and_started_again_ends_with_the_same_bits(run, references, momen
     assert [r.code for r in again] == [0] * processes, again[0].stderr
     assert same_bits(content(again[0]), content(reference))
     assert again[0].losses() == reference.losses()
+    assert logged(again[0]) == logged(reference)
     if workers == 0:  # those of a killed run live on for up to two seconds, and read
         assert sorted(read(again[0])) == sorted(read(references(1))[8 * saved :])
 

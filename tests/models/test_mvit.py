@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
+from videorl.convert import torchvision_mvit
 from videorl.models.mvit import (
     Attention,
     DepthwiseConv,
@@ -43,7 +44,6 @@ TINY = {
     "rel_pos_spatial": True,
     "rel_pos_temporal": True,
     "droppath_rate": 0.0,
-    "head_dropout": 0.0,
 }
 
 
@@ -61,7 +61,7 @@ def from_settings(settings: dict, **keys) -> MViT:
     own = {name.lower(): value for name, value in settings["MVIT"].items() if name in MODELS["MViT"].keys}
     data, head = settings["DATA"], settings["MODEL"]
     spec = spec_of(data["NUM_FRAMES"], data["TRAIN_CROP_SIZE"], head["NUM_CLASSES"])
-    return MViT(spec, head_dropout=head["DROPOUT_RATE"], **{**own, **keys})
+    return MViT(spec, **{**own, **keys})
 
 
 def from_config(path: str) -> tuple[MViT, dict]:
@@ -174,30 +174,12 @@ def test_names_without_weight_decay():
     )
 
 
-def torchvision_name(name: str) -> str:
-    """The name of one of our parameters in torchvision's MViT."""
-    pairs = [
-        ("patch_embed.proj", "conv_proj"),
-        ("cls_token", "pos_encoding.class_token"),
-        ("attn.proj", "attn.project.0"),
-    ]
-    pairs += [(f"attn.pool_{x}", f"attn.pool_{x}.pool") for x in "qkv"]
-    pairs += [(f"attn.norm_{x}", f"attn.pool_{x}.norm_act.0") for x in "qkv"]
-    pairs += [("mlp.fc1", "mlp.0"), ("mlp.fc2", "mlp.3"), ("head.projection", "head.1")]
-    for ours, theirs in pairs:
-        if ours in name:
-            return name.replace(ours, theirs)
-    return name.replace(".proj.", ".project.")
-
-
 def load_from_torchvision(model: MViT, theirs: torch.nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in theirs.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    weights = theirs.state_dict()
-    ours = {n: weights[torchvision_name(n)].view(p.shape) for n, p in model.state_dict().items()}
-    assert len(ours) == len(weights)
-    model.load_state_dict(ours)
+    weights = torchvision_mvit.rename(theirs.state_dict(), model)
+    model.load_state_dict({name: value.view_as(model.get_parameter(name)) for name, value in weights.items()})
 
 
 def test_equals_torchvision_narrow():
@@ -387,8 +369,6 @@ def test_errors_say_what_to_change():
         tiny(pool_kvq_kernel=(2, 2, 2))
     with pytest.raises(UserError, match=r"built for clips \(3, 4, 32, 32\), found \(3, 8, 32, 32\)"):
         tiny()(torch.zeros(1, 3, 8, 32, 32))
-    with pytest.raises(UserError, match="one label space"):
-        MViT(Spec(Clip(4, 1, 32, 32), {"a": 2, "b": 3}), **TINY)
     weights = {"pos_embed_spatial": torch.zeros(1, 60, 16)}
     with pytest.raises(UserError, match="square grids"):
         resize_positions(weights, tiny(use_abs_pos=True, sep_pos_embed=True))

@@ -6,7 +6,7 @@ image (step_size - 1 - i) fall into one chunk, so MixUp, which pairs a batch wit
 any split.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,19 +41,27 @@ class Plan:
         return [part.tolist() for part in parts[start : start + self.micro_batches]]
 
 
-@BATCHES.register("shuffled")
-class Shuffled:
-    """A new random order each epoch, from (seed, epoch); samples that do not fill the last step are left out."""
+class EpochOrder:
+    """A step takes the next `plan.step_size` samples of `self.order`, which `begin_epoch` sets.
 
-    def __init__(self, length: int, plan: Plan, seed: int):
-        if length < plan.step_size:
+    `parts`: name to number of samples of each data set; their samples are numbered through in that order.
+    """
+
+    def __init__(self, parts: Mapping[str, int], plan: Plan, seed: int):
+        self.parts, self.plan, self.seed = dict(parts), plan, seed
+        self.starts = dict(zip(parts, np.cumsum([0, *parts.values()]).tolist()))
+        if self.steps < 1:
             raise UserError(
-                f"the training set has {length} videos but one step takes {plan.step_size}"
+                f"an epoch has {self.length} videos but one step takes {plan.step_size}"
                 f" ({plan.micro_batch} x {plan.micro_batches} micro-batches x {plan.world} processes);"
                 " lower TRAIN.BATCH_SIZE"
             )
-        self.length, self.plan, self.seed = length, plan, seed
         self.begin_epoch(0)
+
+    @property
+    def length(self) -> int:
+        """Samples of an epoch."""
+        return sum(self.parts.values())
 
     @property
     def steps(self) -> int:
@@ -62,10 +70,91 @@ class Shuffled:
 
     def begin_epoch(self, epoch: int, embed=None) -> None:
         """Fixes the order of `epoch`. `embed` (embeddings of samples) is for batches that are chosen by them."""
-        self.order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+        raise NotImplementedError
 
     def __iter__(self) -> Iterator[list[list[int]]]:
         """For each step of the epoch this rank's micro-batches, as lists of sample numbers."""
         size = self.plan.step_size
         for step in range(self.steps):
             yield self.plan.chunks(self.order[step * size : (step + 1) * size])
+
+    def drawn(self, rng: np.random.Generator, name: str, count: int) -> np.ndarray:
+        """`count` samples of a data set in random order, each once before any comes again."""
+        size = self.parts[name]
+        rounds = [rng.permutation(size) for _ in range(-(-count // size))]
+        return self.starts[name] + np.concatenate([*rounds, np.empty(0, np.int64)])[:count]
+
+
+@BATCHES.register("shuffled")
+class Shuffled(EpochOrder):
+    """A new random order each epoch, from (seed, epoch); samples that do not fill the last step are left out.
+
+    Several data sets mix in proportion to their sizes (times DATASETS.*.REPLICAS).
+    """
+
+    def begin_epoch(self, epoch: int, embed=None) -> None:
+        self.order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+
+
+@BATCHES.register("weighted")
+class Weighted(EpochOrder):
+    """An epoch takes from each data set a given share, in random order over all.
+
+    Keys:
+        weights: share of each data set, in the order of DATASETS; any scale
+        epoch_length: videos of an epoch; 0: as many as the data sets have together
+    """
+
+    def __init__(self, parts: Mapping[str, int], plan: Plan, seed: int, *, weights: list[float], epoch_length: int = 0):
+        _check_one_each("WEIGHTS", weights, parts)
+        total = epoch_length or sum(parts.values())
+        edges = np.rint(np.cumsum([0.0, *weights]) / sum(weights) * total).astype(int)
+        self.counts = dict(zip(parts, np.diff(edges).tolist(), strict=True))
+        super().__init__(parts, plan, seed)
+
+    @property
+    def length(self) -> int:
+        return sum(self.counts.values())
+
+    def begin_epoch(self, epoch: int, embed=None) -> None:
+        rng = np.random.default_rng([self.seed, epoch])
+        self.order = rng.permutation(np.concatenate([self.drawn(rng, n, count) for n, count in self.counts.items()]))
+
+
+@BATCHES.register("quota")
+class Quota(EpochOrder):
+    """Every step takes a fixed number of videos from each data set.
+
+    Keys:
+        quota: videos from each data set in one step (all micro-batches and processes), in the order of DATASETS
+        epoch_length: videos of an epoch; 0: until every data set was gone through at least once
+    """
+
+    def __init__(self, parts: Mapping[str, int], plan: Plan, seed: int, *, quota: list[int], epoch_length: int = 0):
+        _check_one_each("QUOTA", quota, parts)
+        if sum(quota) != plan.step_size:
+            raise UserError(
+                f"BATCHES.QUOTA {quota} is {sum(quota)} videos a step, but a step takes {plan.step_size}"
+                f" ({plan.micro_batch} x {plan.micro_batches} micro-batches x {plan.world} processes)"
+            )
+        self.quota = dict(zip(parts, quota, strict=True))
+        rounds = max(-(-size // self.quota[name]) for name, size in parts.items())
+        self.rounds = epoch_length // plan.step_size if epoch_length else rounds
+        super().__init__(parts, plan, seed)
+
+    @property
+    def length(self) -> int:
+        return self.rounds * self.plan.step_size
+
+    def begin_epoch(self, epoch: int, embed=None) -> None:
+        rng = np.random.default_rng([self.seed, epoch])
+        drawn = [self.drawn(rng, n, self.rounds * q).reshape(self.rounds, q) for n, q in self.quota.items()]
+        self.order = rng.permuted(np.concatenate(drawn, axis=1), axis=1).ravel()
+
+
+def _check_one_each(key: str, values: list, parts: Mapping[str, int]) -> None:
+    if len(values) != len(parts) or min(values) <= 0:
+        raise UserError(
+            f"BATCHES.{key} {values}: expected one number above 0 for each of {', '.join(parts)};"
+            " TRAIN.DATASET all trains on every entry of DATASETS"
+        )

@@ -1,29 +1,27 @@
 """Looks at every file of a data set once: what cannot be read, what is odd, what is there twice, what has changed.
 
-`read_csv` or `read_split` gives the rows of a split, broken ones aside; `scan` looks at files in worker processes, so
-that a decoder that crashes or hangs costs its file only; `check` makes a `Report` of both.
+`read_csv` or `read_split` gives the rows of a split, broken ones aside; `check` looks at their files (see `files.py`)
+and makes a `Report`, `text` turns it into lines, `write_clean` keeps the good rows.
 """
 
-import hashlib
 import inspect
 import itertools
-import json
-import math
 import os
-import stat
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from videorl.data import clips
+from videorl.data.files import Facts, Look, Progress, find_equal, scan, silent
 from videorl.data.labelled import Labelled, check_root, parse_line, read_lines
-from videorl.data.loader import Fetch, Job, Loaded, Pool, Workers
-from videorl.data.video import Video, VideoError, _resolve, open_video, printable
+from videorl.data.loader import Workers
+from videorl.data.manifest import Manifest, difference, refuse_existing
+from videorl.data.video import printable
 from videorl.registry import Entry, UserError
-from videorl.spec import Clip, Reading, Spec
+from videorl.spec import Clip, Spec
 
 KINDS = {
     "broken": "rows that are no path and label",
@@ -40,7 +38,6 @@ KINDS = {
 # Rows with these are left out of a clean csv. Short and odd videos can be trained on, and unlisted ones may be new.
 DROPPED = {"broken", "unreadable", "empty", "duplicate", "conflict", "leaked", "changed"}
 
-EDGE = 64 * 1024  # bytes at both ends of a file whose hash tells which files may be equal
 MOST_CLASSES = 2**31  # where no config says how many there are
 LISTED = 10  # findings of one kind that are printed; the json report holds all
 
@@ -130,167 +127,6 @@ def read_split(entry: Entry, spec: Spec, name: str, values: Mapping[str, object]
     return split
 
 
-# ------------------------------------------------------------------------------------------------- one look at a file
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is read of a file: `decode` "all" frames, the first, middle and last ("ends"), the list of frames only
-    ("none"), or no more than the hashes ("bytes"); `sha256`: the hash of the whole file."""
-
-    decode: str = "ends"
-    sha256: bool = False
-    reading: Reading = field(default_factory=Reading)
-
-
-@dataclass
-class Facts:
-    """What a look at a file found; zeros and empty text where it did not get so far. `size` is in bytes, `gap` the
-    longest time between two frames in units of the mean, `keys` the number of frames that decoding can start at.
-    Where reading failed, `stage` and `reason` say how."""
-
-    size: int = -1
-    ends: str = ""
-    sha256: str = ""
-    frames: int = 0
-    fps: float = 0.0
-    width: int = 0
-    height: int = 0
-    keys: int = 0
-    gap: float = 0.0
-    lost: str = ""
-    blank: bool = False
-    stage: str = ""
-    reason: str = ""
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.fps if self.fps else 0.0
-
-
-def examine(path: str, look: Look) -> Facts:
-    """Facts about one file; a file that cannot be read is a fact, not an error."""
-    facts = Facts()
-    try:
-        _hash(path, look, facts)
-        if look.decode != "bytes":
-            with open_video(path, look.reading.backend, max_pixels=look.reading.max_pixels) as video:
-                _list_frames(video, facts)
-                _decode(video, look, facts)
-    except VideoError as error:
-        facts.stage, facts.reason = error.stage, error.reason
-    except OSError as error:
-        facts.stage, facts.reason = "open", error.strerror or str(error)
-    return facts
-
-
-def _hash(path: str, look: Look, facts: Facts) -> None:
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
-        raise VideoError(path, "open", "not a regular file")
-    facts.size = status.st_size
-    whole, ends = hashlib.sha256(), hashlib.sha256()
-    with open(path, "rb") as file:
-        ends.update(file.read(EDGE))
-        file.seek(max(facts.size - EDGE, 0))
-        ends.update(file.read(EDGE))
-        file.seek(0)
-        while look.sha256 and (chunk := file.read(1 << 20)):
-            whole.update(chunk)
-    facts.ends, facts.sha256 = ends.hexdigest(), whole.hexdigest() if look.sha256 else ""
-
-
-def _list_frames(video: Video, facts: Facts) -> None:
-    facts.frames, facts.fps = video.num_frames, video.fps
-    facts.keys, facts.lost = len(video._index.keys), video._index.lost
-    if not (math.isfinite(video.fps) and video.fps > 0):
-        raise VideoError(video.path, "index", f"frame rate {video.fps}")
-    if video.num_frames > 1:
-        facts.gap = float(np.diff(video.times).max() * video.fps)
-
-
-def _decode(video: Video, look: Look, facts: Facts) -> None:
-    if look.decode == "none":
-        return
-    last = video.num_frames - 1
-    wanted = range(last + 1) if look.decode == "all" else sorted({0, last // 2, last})
-    facts.blank = True
-    for start in range(0, len(wanted), 8):  # few at a time: frames may be large
-        pixels = video.frames(wanted[start : start + 8]).flatten(1)
-        facts.blank = facts.blank and bool((pixels.amin(1) == pixels.amax(1)).all())
-    facts.height, facts.width = video.size
-
-
-# ------------------------------------------------------------------------------------------------ a look at all files
-
-
-class Files:
-    """What the workers run, in the form of a data set: item i is the facts about file i."""
-
-    split, epoch = "check", 0
-
-    def __init__(self, paths: Sequence[str], look: Look):
-        self.paths, self.look = paths, look
-        if look.decode != "bytes":
-            _resolve(look.reading.backend)  # imports the decoder now: its seconds would count as those of a file
-
-    def __reduce__(self):
-        return Files, (self.paths, self.look)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def path(self, i: int) -> str:
-        return self.paths[i]
-
-    def __getitem__(self, i: int) -> dict:
-        return {"facts": examine(self.paths[i], self.look)}
-
-
-Progress = Callable[[Iterable, int], Iterable]
-
-
-def _silent(items: Iterable, total: int) -> Iterable:
-    return items
-
-
-def scan(paths: Sequence[str], look: Look, workers: Workers, progress: Progress = _silent) -> list[Facts]:
-    """Facts about each file, in order. `progress(items, total)` gives the items on, one for each file."""
-    if not paths:
-        return []
-    pool = Pool(Fetch(Files(paths, look), None), replace(workers, count=min(workers.count, len(paths))))
-    try:
-        loaded = pool.run([Job(0, i, [i]) for i in range(len(paths))])
-        found = [_facts(result, workers.timeout) for result in progress(loaded, len(paths))]
-    finally:
-        pool.close()
-    lost = [i for i, facts in enumerate(found) if facts.stage in ("crash", "hang")]
-    if look.decode != "bytes":  # what makes a decoder crash can still be hashed
-        hashes = scan([paths[i] for i in lost], replace(look, decode="bytes"), workers)
-        for i, facts in zip(lost, hashes, strict=True):
-            found[i] = replace(facts, stage=found[i].stage, reason=found[i].reason)
-    return found
-
-
-def _facts(loaded: Loaded, timeout: float) -> Facts:
-    if loaded.batch is not None:
-        return loaded.batch["facts"][0]
-    stage = loaded.bad[0].stage
-    hung = f"no result after {timeout:g} s: it hangs, or is long (--timeout)"
-    return Facts(stage=stage, reason=hung if stage == "hang" else "the decoder takes its process down")
-
-
-def find_equal(files: dict[str, Facts], workers: Workers) -> None:
-    """Sets `sha256` of the files that may be equal to another one: same size, same first and last 64 kB."""
-    groups = defaultdict(list)
-    for path, facts in files.items():
-        if facts.size > 0 and not facts.stage and not facts.sha256:
-            groups[facts.size, facts.ends].append(path)
-    candidates = [path for group in groups.values() if len(group) > 1 for path in group]
-    for path, facts in zip(candidates, scan(candidates, Look("bytes", sha256=True), workers), strict=True):
-        files[path].sha256 = facts.sha256
-
-
 # ------------------------------------------------------------------------------------------------------------ report
 
 
@@ -350,10 +186,10 @@ def check(
     splits: Sequence[Split],
     look: Look,
     workers: Workers,
-    progress: Progress = _silent,
-    manifest: Mapping[str, tuple[int, str]] | None = None,
+    progress: Progress = silent,
+    manifest: Manifest | None = None,
 ) -> Report:
-    """Looks at the files of all splits, each once, and compares them with `manifest` (see `read_manifest`)."""
+    """Looks at the files of all splits, each once, and compares them with `manifest` (see `manifest.read`)."""
     paths = list(dict.fromkeys(split.path(row) for split in splits for row in split.rows))
     files = dict(zip(paths, scan(paths, look, workers, progress), strict=True))
     find_equal(files, workers)
@@ -368,6 +204,19 @@ def check(
         findings.sort(key=lambda finding: (list(KINDS).index(finding.kind), finding.line))
         sections.append(Section(split, findings, _label_statistics(split), _video_statistics(split, files)))
     return Report(sections, files)
+
+
+def base_of(splits: Sequence[Split]) -> str:
+    """The folder that the paths in a manifest start from: the video folder, or what several have in common."""
+    return os.path.commonpath([split.root for split in splits])
+
+
+def _changed(split: Split, files: Mapping[str, Facts], manifest: Manifest, base: str) -> Iterator[Finding]:
+    for row in split.rows:
+        path = split.path(row)
+        if found := difference(path, files[path], manifest, base):
+            kind, reason = found
+            yield Finding(kind, row.line, row.path, reason)
 
 
 def _bad_files(split: Split, files: Mapping[str, Facts]) -> Iterator[Finding]:
@@ -555,13 +404,7 @@ def _video_lines(videos: Mapping) -> Iterator[str]:
         yield f"size: {', '.join(usual)}{f' and {more} others' if more else ''}; {videos['gigabytes']:.4g} GB in all"
 
 
-# ------------------------------------------------------------------------------------------------- clean csv, manifest
-
-
-def refuse_existing(file: Path) -> None:
-    """Raises `UserError` if there is such a file: nothing is overwritten."""
-    if os.path.lexists(file):
-        raise UserError(f"{file} exists and is not overwritten; remove it or give another name")
+# ------------------------------------------------------------------------------------------------------------ clean csv
 
 
 def write_clean(section: Section, file: Path) -> int:
@@ -575,50 +418,3 @@ def write_clean(section: Section, file: Path) -> int:
     with open(file, "x", encoding="utf-8") as out:
         out.writelines(row.text + "\n" for row in section.good)
     return len(section.good)
-
-
-def base_of(splits: Sequence[Split]) -> str:
-    """The folder that the paths in a manifest start from: the video folder, or what several have in common."""
-    return os.path.commonpath([split.root for split in splits])
-
-
-def write_manifest(file: Path, files: Mapping[str, Facts], base: str) -> int:
-    """Writes path, size and SHA-256 of every file that has one, a json line each; returns how many there are."""
-    refuse_existing(file)
-    known = sorted((os.path.relpath(path, base), facts) for path, facts in files.items() if facts.sha256)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as out:
-        for path, facts in known:
-            out.write(json.dumps({"path": path, "size": facts.size, "sha256": facts.sha256}) + "\n")
-    os.replace(temporary, file)
-    return len(known)
-
-
-def read_manifest(file: Path) -> dict[str, tuple[int, str]]:
-    """Path to (size, SHA-256). Raises `UserError` that names the first line which is none of a manifest."""
-    listed = {}
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            listed[str(entry["path"])] = int(entry["size"]), str(entry["sha256"])
-        except (ValueError, KeyError, TypeError):
-            expected = '{"path": …, "size": …, "sha256": …}'
-            raise UserError(f"{file}: line {number} is not {expected}; is this a manifest of --hash?") from None
-    return listed
-
-
-def _changed(
-    split: Split, files: Mapping[str, Facts], manifest: Mapping[str, tuple[int, str]], base: str
-) -> Iterator[Finding]:
-    for row in split.rows:
-        path = split.path(row)
-        facts, name = files[path], os.path.relpath(path, base)
-        if not facts.sha256:
-            continue
-        if name not in manifest:
-            yield Finding("unlisted", row.line, row.path, "it was not there when the manifest was written")
-        elif manifest[name][0] != facts.size:
-            yield Finding("changed", row.line, row.path, f"{facts.size} bytes, {manifest[name][0]} in the manifest")
-        elif manifest[name][1] != facts.sha256:
-            yield Finding("changed", row.line, row.path, "other bytes than in the manifest (same size)")

@@ -69,6 +69,11 @@ class ClipDataset:
         return self.records.classes
 
     @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """Label space to the names of its classes by number (none where they are not known)."""
+        return {self.spec.space: self.classes}
+
+    @property
     def fingerprint(self) -> str:
         return self.records.fingerprint
 

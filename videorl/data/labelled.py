@@ -22,6 +22,7 @@ BOUND = {
     "class_names": "DATA.CLASS_NAMES",
     "multi_label": "DATA.MULTI_LABEL",
     "offset": "DATA.USE_OFFSET_SAMPLING",
+    "val_skip": "DATA.VAL_SKIP",
     "num_classes": "MODEL.NUM_CLASSES",
 }
 
@@ -34,6 +35,7 @@ class Labelled(ClipDataset):
     """
 
     uniform = False
+    lists = False  # a line has a list of labels, of which the first counts where DATA.MULTI_LABEL is off
 
     def __init__(
         self,
@@ -47,11 +49,15 @@ class Labelled(ClipDataset):
         class_names: str,
         multi_label: bool,
         offset: bool,
+        val_skip: int,
     ):
         check_views(spec.views.crops)
+        if val_skip < 1:
+            raise UserError(f"DATA.VAL_SKIP {val_skip}: expected 1 (every line of val.csv) or more")
         root = os.path.abspath(root or annotations)
         file = Path(annotations) / f"{split}.csv"
-        rows = read_csv(file, root, separator, num_classes, multi_label, spec.reading.allow_outside_root)
+        rows = read_csv(file, root, separator, num_classes, multi_label or self.lists, spec.reading.allow_outside_root)
+        rows = rows[::val_skip] if split == "val" else rows
         labels = [numbers for _, numbers in rows]
         records = Records(
             root=root,
@@ -70,6 +76,18 @@ class Kinetics(Labelled):
 @DATASETS.register("mit", **BOUND)
 class MomentsInTime(Labelled):
     """Moments in Time: 3-second videos, sampled like Kinetics."""
+
+
+@DATASETS.register("mmit", **BOUND)
+class MultiMomentsInTime(Labelled):
+    """Multi-Moments in Time: as Moments in Time, with several labels a video (DATA.MULTI_LABEL)."""
+
+
+@DATASETS.register("activitynet", **BOUND)
+class ActivityNet(Labelled):
+    """ActivityNet as MultiTrain lists it: lines `path l1,l2`, the first label is the class."""
+
+    lists = True
 
 
 @DATASETS.register("ssv2", **BOUND)
@@ -150,7 +168,7 @@ def parse_line(
     if "\0" in path:
         raise ValueError(f"the path {path[:60]!r} holds a NUL character")
     if not allow_outside:
-        _check_inside(path)
+        check_inside(path)
     parts = label.split(",") if multi_label else [label]
     if not all(re.fullmatch(r"[0-9]{1,9}", p) for p in parts) or (multi_label and path.endswith(",")):
         kind = "class numbers `3,14` (no spaces)" if multi_label else "a class number"
@@ -161,7 +179,7 @@ def parse_line(
     return path, numbers
 
 
-def _check_inside(path: str) -> None:
+def check_inside(path: str) -> None:
     climbs = os.path.normpath(path).split(os.sep)[0] == ".."
     if os.path.isabs(path) or climbs or re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", path):
         raise ValueError(f"{path[:60]!r} leaves the video folder; set DATA.ALLOW_OUTSIDE_ROOT True to allow it")

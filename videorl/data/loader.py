@@ -5,6 +5,7 @@ timeout, is replaced, and so is its work. A sample that hangs its worker, or cra
 torch's DataLoader cannot do this: it ends the run, or (with no timeout) waits for ever.
 """
 
+import itertools
 import logging
 import math
 import mmap
@@ -30,7 +31,8 @@ from videorl.registry import UserError
 
 log = logging.getLogger("videorl")
 
-NEIGHBOURS = 16  # samples that training tries in place of a bad one before it gives up
+NEIGHBOURS = 16  # samples, from a bad one on, that training tries before it looks all over the data set
+GOLDEN = (math.sqrt(5) - 1) / 2  # steps of this part of a range fall far from each other
 IDLE = -1
 SMALL = 2**16  # bytes: tensors below are sent as they are, larger ones in shared memory
 
@@ -46,7 +48,10 @@ class Job:
 
 @dataclass
 class Loaded:
-    """A batch (None if no sample of it could be read) and the failures met while making it."""
+    """A batch and the failures met while making it.
+
+    The batch is None if no sample of it could be read; when training, if one could neither be read nor replaced.
+    """
 
     batch: dict | None
     bad: list[Bad] = field(default_factory=list)
@@ -68,17 +73,23 @@ class SampleFailed(RuntimeError):
 
 
 class Loader:
-    """Makes the batches of a data set. `mix(batch, job)` may change a collated batch (MixUp)."""
+    """Makes the batches of a data set. `mix(batch, job)` may change a collated batch (MixUp).
+
+    Raises nothing for unreadable samples: they stand in the quarantine, which whoever takes the batches must check.
+    """
 
     def __init__(self, dataset, workers: Workers, quarantine: Quarantine, mix: Callable | None = None):
         self.workers, self.quarantine = workers, quarantine
-        self.fetch = Fetch(dataset, mix)
+        self.training = dataset.split == "train"
+        self.fetch = Fetch(dataset, mix, quarantine.longest_run if self.training else None)
         self.pool = Pool(self.fetch, workers) if workers.count else None
 
     def run(self, jobs: list[Job]) -> Iterator[dict | None]:
-        """The batch of each job, in order."""
+        """The batch of each job, in order. An evaluation with too many bad samples ends early: it cannot be saved."""
         for loaded in self.pool.run(jobs) if self.pool else map(self.fetch, jobs):
             self.quarantine.add(loaded.bad)
+            if self.quarantine.too_many and not self.training:
+                return
             pin = self.workers.pin_memory and loaded.batch is not None
             yield {k: _pinned(v) for k, v in loaded.batch.items()} if pin else loaded.batch
 
@@ -95,10 +106,14 @@ def _pinned(value):
 
 
 class Fetch:
-    """Makes the batch of a job. A bad sample of a training set gives way to the next good one."""
+    """Makes the batch of a job.
 
-    def __init__(self, dataset, mix: Callable | None):
-        self.dataset, self.mix = dataset, mix
+    A bad sample gives way to the next good one, which mostly is of its class, or if its NEIGHBOURS are bad too, to one
+    of `spread` others from all over the data set. `spread` None, for evaluation: nothing takes its place.
+    """
+
+    def __init__(self, dataset, mix: Callable | None, spread: int | None = None):
+        self.dataset, self.mix, self.spread = dataset, mix, spread
         self.lost: dict[int, str] = {}
         self.note: Callable[[int], None] = _no_note
 
@@ -113,21 +128,21 @@ class Fetch:
     def _load(self, job: Job) -> Loaded:
         self.dataset.epoch = job.epoch
         bad: list[Bad] = []
-        items = [item for i in job.samples for item in self._items(i, bad)]
+        items: list[dict] = []
+        for i in job.samples:
+            found = self._items(i, bad)
+            if not found and self.spread is not None:
+                return Loaded(None, bad)
+            items += found
         batch = collate(items) if items else None
         if batch is not None and self.mix is not None:
             batch = self.mix(batch, job)
         return Loaded(batch, bad)
 
     def _items(self, i: int, bad: list[Bad]) -> list[dict]:
-        tries = min(NEIGHBOURS, len(self.dataset)) if self.dataset.split == "train" else 1
-        for step in range(tries):
-            items = self._try((i + step) % len(self.dataset), bad)
-            if items:
+        for candidate in [i] if self.spread is None else candidates(i, len(self.dataset), self.spread):
+            if items := self._try(candidate, bad):
                 return items
-        if self.dataset.split == "train":
-            listed = "; ".join(f"{b.path}: {b.error}" for b in bad[-5:])
-            raise UserError(f"{tries} training samples in a row cannot be read, the last of them: {listed}")
         return []
 
     def _try(self, i: int, bad: list[Bad]) -> list[dict]:
@@ -148,6 +163,17 @@ class Fetch:
         finally:
             self.note(IDLE)
         return items if isinstance(items, list) else [items]
+
+
+def candidates(i: int, length: int, spread: int) -> Iterator[int]:
+    """Sample i of `length`, its neighbours, then `spread` from all over, each once."""
+    near = min(NEIGHBOURS, length)
+    yield from ((i + k) % length for k in range(near))
+    stride = round(GOLDEN * length)
+    while math.gcd(stride, length) > 1:  # only without a common factor does it come to all of them
+        stride += 1
+    far = ((i + k * stride) % length for k in range(1, length))
+    yield from itertools.islice((j for j in far if (j - i) % length >= near), spread)
 
 
 def _failed(what: str, error: Exception) -> SampleFailed:

@@ -4,6 +4,7 @@ The partner of a sample is its mirror place in the batch (`flip(0)`); one draw h
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,32 +58,51 @@ def mix_video(video: torch.Tensor, mix: Mix) -> torch.Tensor:
     return mixed
 
 
-def mix_labels(labels: torch.Tensor, mix: Mix, classes: int, smoothing: float = 0.0) -> torch.Tensor:
-    """int [B] or float targets [B, C] -> float [B, C]: smoothed to `y (1 - s) + s / classes`, then mixed.
+def smooth(labels: torch.Tensor, sizes: Sequence[int], smoothing: float, spaces: torch.Tensor | None = None):
+    """int [B] or float targets [B, C] -> float [B, C], `y (1 - s) + s / classes` in the label spaces of a sample.
 
-    `classes` also scales the smoothing of float targets, whatever their width.
+    `sizes`: classes of each label space, C together. `spaces` [B, S]: share of each in a sample; None: all.
     """
     if not labels.is_floating_point():
-        labels = F.one_hot(labels, classes).float()
-    labels = labels * (1 - smoothing) + smoothing / classes
-    return labels * mix.lam + labels.flip(0) * (1 - mix.lam)
+        labels = F.one_hot(labels, sum(sizes)).float()
+    even = torch.cat([torch.full((size,), smoothing / size) for size in sizes])
+    if spaces is not None:
+        even = even * spaces.repeat_interleave(torch.tensor(sizes), dim=1)
+    return labels * (1 - smoothing) + even
+
+
+def mix_rows(values: torch.Tensor, mix: Mix) -> torch.Tensor:
+    """Targets or shares [B, ...], each row with its partner's."""
+    return values * mix.lam + values.flip(0) * (1 - mix.lam)
 
 
 @dataclass(frozen=True)
 class Mixer:
     """Mixes the labels of a collated batch and leaves in `batch["mix"]` how its video is to be mixed on the device.
 
-    One draw for a whole optimizer step, from (seed, epoch, step): every micro-batch of every rank is mixed alike, and
-    `Plan.chunks` keeps partners together.
+    `sizes`: classes of each label space. One draw for a whole optimizer step, from (seed, epoch, step): every
+    micro-batch of every rank is mixed alike, and `Plan.chunks` keeps partners together.
+
+    Where the partner is of another label space, its targets and its share of the sample go to that space's head.
+    The published MultiTrain smooths all heads by one number of classes (`paper_classes`) and leaves shares unmixed, so
+    that the partner's part of the target is lost; 0 for the right way.
     """
 
     seed: int
-    classes: int
+    sizes: tuple[int, ...]
     smoothing: float
     settings: dict
+    paper_classes: int = 0
 
     def __call__(self, batch: dict, job) -> dict:
         height, width = batch["video"].shape[-2:]
         mix = draw(np.random.default_rng([self.seed, job.epoch, job.step]), height=height, width=width, **self.settings)
-        labels = mix_labels(batch["labels"], mix, self.classes, self.smoothing)
-        return {**batch, "labels": labels, "mix": mix}
+        return {**batch, **self.targets(batch["labels"], batch.get("spaces"), mix), "mix": mix}
+
+    def targets(self, labels: torch.Tensor, spaces: torch.Tensor | None, mix: Mix) -> dict[str, torch.Tensor]:
+        """`labels` and, with several label spaces, `spaces`, after smoothing and mixing."""
+        if self.paper_classes:
+            smoothed = labels * (1 - self.smoothing) + self.smoothing / self.paper_classes
+            return {"labels": mix_rows(smoothed, mix)}
+        mixed = {"labels": mix_rows(smooth(labels, self.sizes, self.smoothing, spaces), mix)}
+        return mixed if spaces is None else mixed | {"spaces": mix_rows(spaces, mix)}

@@ -1,6 +1,8 @@
 """Samples that could not be read: what, why, since when, how often. Nothing is replaced without standing here."""
 
 import json
+import logging
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,6 +10,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from videorl.registry import UserError
+
+log = logging.getLogger("videorl")
+
+CHANCE = 1e-12  # at which bad samples in a row are taken for what they look like
 
 
 @dataclass(frozen=True)
@@ -21,42 +27,65 @@ class Bad:
 
 
 class Quarantine:
-    """The unreadable samples of one data set, as a rank has met them.
+    """The unreadable samples of one data set: those that this rank has met, and those that it was told of.
 
-    `add` raises `UserError` once more than `max_fraction` of the data set is bad.
+    Whoever reads the data judges, by `check`, when all ranks know the same.
     """
 
     def __init__(self, name: str, length: int, max_fraction: float):
         self.name, self.length, self.max_fraction = name, length, max_fraction
         self.rows: dict[int, dict] = {}
-
-    def __contains__(self, index: int) -> bool:
-        return index in self.rows
+        self.untold: set[int] = set()
 
     def add(self, bad: Iterable[Bad]) -> None:
+        """Counts what this rank has met."""
         for b in bad:
-            row = self.rows.setdefault(
-                b.index,
-                {
+            if b.index not in self.rows:
+                self.rows[b.index] = {
                     "dataset": self.name,
                     "path": b.path,
                     "error": b.error,
                     "stage": b.stage,
                     "first_seen": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                     "count": 0,
-                },
-            )
-            row["count"] += 1
-        self.check()
+                }
+                self.untold.add(b.index)
+            self.rows[b.index]["count"] += 1
 
-    def check(self) -> None:
-        """Raises `UserError` if more than `max_fraction` of the data set is bad."""
-        if len(self.rows) > self.max_fraction * self.length:
-            listed = "; ".join(f"{r['path']} ({r['error']})" for r in list(self.rows.values())[:10])
-            raise UserError(
-                f"{self.name}: {len(self.rows)} of {self.length} samples cannot be read, more than"
-                f" DATA.MAX_BAD_FRACTION {self.max_fraction:g} allows: {listed}"
-            )
+    def tell(self) -> dict[int, dict]:
+        """What this rank has met since the last call and was not told of, for `hear` on the others."""
+        told = {index: {**self.rows[index], "count": 0} for index in sorted(self.untold)}
+        self.untold.clear()
+        return told
+
+    def hear(self, told: Iterable[dict[int, dict]]) -> None:
+        """Takes over what the ranks tell. It is theirs to write: `take` leaves it out."""
+        for rows in told:
+            self.rows = rows | self.rows
+
+    @property
+    def too_many(self) -> bool:
+        return len(self.rows) > self.max_fraction * self.length
+
+    @property
+    def longest_run(self) -> int:
+        """So many bad samples in a row, drawn from all over the data set, prove that more than `max_fraction` is bad.
+
+        By their number, or because chance gives such a run once in 10^12 times.
+        """
+        by_number = int(self.max_fraction * self.length) + 1
+        by_chance = math.log(CHANCE) / math.log(self.max_fraction) if 0 < self.max_fraction < 1 else by_number
+        return min(by_number, math.ceil(by_chance), self.length)
+
+    def check(self, gave_up: bool = False) -> None:
+        """Raises `UserError` if more than `max_fraction` is bad, or nothing readable was found (`gave_up`)."""
+        if not gave_up and not self.too_many:
+            return
+        listed = "; ".join(f"{r['path']} ({r['error']})" for r in list(self.rows.values())[:10])
+        found = f"{self.name}: {len(self.rows)} of {self.length} samples cannot be read"
+        if self.too_many:
+            raise UserError(f"{found}, more than DATA.MAX_BAD_FRACTION {self.max_fraction:g} allows: {listed}")
+        raise UserError(f"{found}, and among the last ones, from all over the data set, none was good: {listed}")
 
     def take(self) -> list[dict]:
         """What was added since the last call, to be written."""
@@ -66,14 +95,26 @@ class Quarantine:
         return taken
 
 
-def write(path: Path, rows: Iterable[dict]) -> None:
-    """Adds rows to `quarantine.jsonl`: one line per data set and file, counts summed with those of earlier runs."""
+def write(path: Path, rows: Iterable[dict]) -> bool:
+    """Adds rows to `quarantine.jsonl`: one line per data set and file, counts summed with those of earlier runs.
+
+    Returns whether it could; a warning says why not.
+    """
+    try:
+        if rows := list(rows):
+            _merge_into(path, rows)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # the disk, or lines there that are none of ours
+        log.warning("%s cannot be written (%s: %s)", path, type(error).__name__, error)
+        return False
+    return True
+
+
+def _merge_into(path: Path, rows: Iterable[dict]) -> None:
     merged: dict[tuple, dict] = {}
     old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for row in [*old, *rows]:
         seen = merged.setdefault((row["dataset"], row["path"]), {**row, "count": 0})
         seen["count"] += row["count"]
-    if merged:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in merged.values()))
-        os.replace(temporary, path)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in merged.values()))
+    os.replace(temporary, path)

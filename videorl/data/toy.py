@@ -34,6 +34,7 @@ MOTIONS = {  # class name -> axis and direction; the row number is the class id.
     "turn_clockwise": ("angle", +1),
     "turn_counterclockwise": ("angle", -1),
 }
+DIRECTIONS = ("left", "right", "up", "down")
 SPEEDS = {"x": (0.4, 0.8), "y": (0.4, 0.8), "size": (0.4, 0.7), "angle": (0.3, 0.5)}  # phase per second
 DIAMETERS = (0.5, 1.0)  # of the frame's short side, at size phase 0 and 1
 SHAPES = ("disc", "ring", "square", "triangle", "star", "cross")
@@ -56,6 +57,26 @@ _SPRITE = 96  # pixels of a shape's picture, along a side
 _CODECS = {  # one thread: the bytes of a file depend on the number of threads
     ".mp4": ("libx264", {"preset": "veryfast", "crf": "26", "threads": "1", "x264-params": "mbtree=0"}),
     ".webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "36", "b": "0", "threads": "1"}),
+}
+
+
+@dataclass(frozen=True)
+class Class:
+    """What all clips of a class share: the motion and, where the class tells, shape and speed (phase per second)."""
+
+    motion: str
+    shape: str = ""
+    speed: tuple[float, float] | None = None
+
+
+LABEL_SPACES = {  # kind of set -> class name -> what it shows; the row number is the class id
+    "motion": {name: Class(name) for name in MOTIONS},
+    "shape_motion": {f"{s}_{m}": Class(m, shape=s) for s in ("disc", "cross") for m in DIRECTIONS},
+    "speed_direction": {
+        f"{name}_{m}": Class(m, speed=speed)
+        for name, speed in {"slow": (0.25, 0.35), "fast": (0.7, 0.9)}.items()
+        for m in DIRECTIONS
+    },
 }
 
 
@@ -175,35 +196,40 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     raise ValueError(f"unknown shape {shape!r} (known: {', '.join(SHAPES)})")
 
 
-def clip(seed: int, split: str, index: int) -> tuple[Scene, Event, int]:
+def clip(seed: int, split: str, index: int, kind: str = "motion") -> tuple[Scene, Event, int]:
     """The clip of that number: its scene, its one event (from 0 to the clip's end), and its class id.
 
-    Depends on the arguments only. Each 8 clips in a row hold each class once; all else is drawn at random.
+    Depends on the arguments only. As many clips in a row as there are classes hold each class once; all else is drawn
+    at random.
     """
-    key, classes = [seed, SPLITS.index(split)], len(MOTIONS)
+    key, classes = [seed, SPLITS.index(split)], list(LABEL_SPACES[kind].values())
+    if kind != "motion":
+        key.append(list(LABEL_SPACES).index(kind))
     rng = np.random.default_rng([*key, index])
     # A longer key, so that the order of classes shares no random stream with any clip.
-    label = int(np.random.default_rng([*key, index // classes, 1]).permutation(classes)[index % classes])
-    motion = list(MOTIONS)[label]
+    order = np.random.default_rng([*key, index // len(classes), 1]).permutation(len(classes))
+    label = int(order[index % len(classes)])
+    shown = classes[label]
     heading, pace = rng.uniform(0, 2 * math.pi), rng.uniform(0.03, 0.1)
     width, height = FRAME_SIZES[rng.integers(len(FRAME_SIZES))]
+    fps, shape = int(rng.choice(FRAME_RATES)), str(rng.choice(SHAPES))
     scene = Scene(
         width=width,
         height=height,
-        fps=int(rng.choice(FRAME_RATES)),
-        shape=str(rng.choice(SHAPES)),
+        fps=fps,
+        shape=shown.shape or shape,
         colour=str(rng.choice(list(COLOURS))),
         start=tuple(rng.uniform(size=len(AXES))),
         drift=(pace * math.cos(heading), pace * math.sin(heading)),
         texture=int(rng.integers(2**32)),
     )
-    event = Event(motion, 0.0, float(rng.uniform(*SECONDS)), float(rng.uniform(*SPEEDS[MOTIONS[motion][0]])))
-    return scene, event, label
+    seconds, speeds = float(rng.uniform(*SECONDS)), shown.speed or SPEEDS[MOTIONS[shown.motion][0]]
+    return scene, Event(shown.motion, 0.0, seconds, float(rng.uniform(*speeds))), label
 
 
-def render_clip(seed: int, split: str, index: int) -> tuple[np.ndarray, int, int]:
+def render_clip(seed: int, split: str, index: int, kind: str = "motion") -> tuple[np.ndarray, int, int]:
     """Frames (uint8 [T, H, W, 3]), frames per second, and class id of the clip of that number."""
-    scene, event, label = clip(seed, split, index)
+    scene, event, label = clip(seed, split, index, kind)
     return render(scene, [event], round(event.end * scene.fps)), scene.fps, label
 
 
@@ -228,11 +254,12 @@ def make_set(
     out: Path,
     *,
     seed: int = 0,
+    kind: str = "motion",
     counts: Mapping[str, int],
     workers: int = 1,
     progress: Callable[[Iterable, int], Iterable] = lambda steps, total: steps,
 ) -> str:
-    """Writes the data set of 8 motion classes to the folder `out`, and returns one line that says what was done.
+    """Writes the data set of a kind (see LABEL_SPACES) to the folder `out`; returns one line that says what was done.
 
     Layout (PySlowFast's): `videos/<split>/*`, `<split>.csv` with lines `path label` (paths relative to `out`),
     `classes.json` {name: id}, and `toy.json`, written last: the mark of a complete set. A complete set of the same
@@ -240,7 +267,7 @@ def make_set(
     `progress(steps, total)` wraps the loop over clips. Raises UserError for a folder that holds anything else.
     """
     software = {"numpy": np.__version__, "av": version("av")}
-    settings = {"version": VERSION, "seed": seed, "counts": dict(counts), "software": software}
+    settings = {"version": VERSION, "kind": kind, "seed": seed, "counts": dict(counts), "software": software}
     done = _standing(out, settings)
     if done == "complete":
         return f"{out}: already complete (seed {seed}, {sum(counts.values())} clips), nothing to do"
@@ -251,12 +278,12 @@ def make_set(
     for split in counts:
         (out / "videos" / split).mkdir(parents=True, exist_ok=True)
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
-    for _ in progress(_map(partial(_write_clip, out, seed), jobs, workers), len(jobs)):
+    for _ in progress(_map(partial(_write_clip, out, seed, kind), jobs, workers), len(jobs)):
         pass
     for split, count in counts.items():
-        lines = [f"videos/{split}/{file_name(split, i)} {clip(seed, split, i)[2]}\n" for i in range(count)]
+        lines = [f"videos/{split}/{file_name(split, i)} {clip(seed, split, i, kind)[2]}\n" for i in range(count)]
         (out / f"{split}.csv").write_text("".join(lines))
-    _write_json(out / "classes.json", {name: label for label, name in enumerate(MOTIONS)})
+    _write_json(out / "classes.json", {name: label for label, name in enumerate(LABEL_SPACES[kind])})
     os.replace(out / UNFINISHED, out / MARK)
     return f"{out}: {done} (seed {seed}, {len(jobs)} clips)"
 
@@ -265,8 +292,8 @@ def _standing(out: Path, settings: dict) -> str:
     """The word for what becomes of the folder: complete (left alone), made, continued or rebuilt."""
     if (out / MARK).exists():
         found = json.loads((out / MARK).read_text())
-        for key in ("version", "seed", "counts"):
-            if found.get(key) != settings[key]:
+        for key in ("version", "kind", "seed", "counts"):
+            if found.get(key, "motion") != settings[key]:
                 raise UserError(
                     f"{out} holds a complete toy set with {key} {found.get(key)}, asked for {settings[key]}; "
                     "choose another folder or delete this one"
@@ -284,15 +311,15 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 def file_name(split: str, index: int) -> str:
-    """File name of a clip. Every 25th is a webm: 25 and the 8 classes share no factor, so the format tells no class."""
+    """File name of a clip. Every 25th is a webm: 25 shares no factor with 8 or 12 classes, so the format tells no class."""
     return f"{split}_{index:05d}.{'webm' if index % 25 == 24 else 'mp4'}"
 
 
-def _write_clip(out: Path, seed: int, job: tuple[str, int]) -> None:
+def _write_clip(out: Path, seed: int, kind: str, job: tuple[str, int]) -> None:
     split, index = job
     path = out / "videos" / split / file_name(split, index)
     if not path.exists():
-        frames, fps, _ = render_clip(seed, split, index)
+        frames, fps, _ = render_clip(seed, split, index, kind)
         write_video(path, frames, fps)
 
 

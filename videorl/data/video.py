@@ -31,7 +31,7 @@ from av.video.reformatter import VideoReformatter
 from videorl.registry import UserError, did_you_mean
 from videorl.spec import Reading
 
-BACKENDS = ("auto", "pyav", "torchcodec", "decord", "torchvision")
+BACKENDS = ("auto", "pyav", "torchcodec", "decord")
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def _stage(path: str, stage: str):
+def at_stage(path: str, stage: str):
     """Decoders raise a dozen types of errors on damaged files; here each becomes a VideoError."""
     try:
         yield
@@ -71,8 +71,7 @@ def open_video(path: str | Path, backend: str = "auto", *, max_pixels: int = Rea
     """Opens a video file; use it in a `with` statement.
 
     `backend`: "pyav", "torchcodec", "decord", or "auto": torchcodec where it loads and agrees with PyAV, else PyAV.
-    "torchvision" is taken as "auto", as torchvision reads no videos any more. `max_pixels` per frame is checked before
-    anything is decoded. Raises VideoError, and UserError for a backend that is unknown or not installed.
+    `max_pixels` per frame is checked before anything is decoded. Raises VideoError, and UserError for a backend that is unknown or not installed.
     """
     return Video(path, backend, max_pixels)
 
@@ -84,6 +83,8 @@ class Video:
     fps:        average over the whole video
     times:      [N] float64, seconds from the time that players call 0; rising
     size:       (height, width) as shown; needs one decoded frame
+    num_keys:   frames that decoding can start at
+    lost:       what the header of a truncated file promises, in words, or nothing
     backend:    the one that reads this file, "pyav", "torchcodec" or "decord"
 
     Pickles as its path and is opened anew by the process that unpickles it; the same after a fork.
@@ -92,7 +93,7 @@ class Video:
     def __init__(self, path: str | Path, backend: str, max_pixels: int):
         self.path = os.path.abspath(path)
         self._arguments = (self.path, backend, max_pixels)
-        self._asked = _resolve(backend)
+        self._asked = resolve_backend(backend)
         self._max_pixels = max_pixels
         self._size = None
         self._open()
@@ -103,6 +104,7 @@ class Video:
         self.backend = "pyav"
         self._index = self._reader.index
         self.num_frames, self.fps, self.times = len(self._index.times), self._index.fps, self._index.times
+        self.num_keys, self.lost = len(self._index.keys), self._index.lost
         if self._asked != "pyav":
             self._try_faster()
 
@@ -138,7 +140,7 @@ class Video:
         wanted, places = np.unique(numbers, return_inverse=True)
         if wanted[0] < 0 or wanted[-1] >= self.num_frames:
             outside = wanted[0] if wanted[0] < 0 else wanted[-1]
-            raise VideoError(self.path, "decode", f"frame {outside} of {self.num_frames}{self._index.lost}")
+            raise VideoError(self.path, "decode", f"frame {outside} of {self.num_frames}{self.lost}")
         frames = self._read(wanted.tolist())
         self._size = tuple(frames.shape[1:3])
         return frames if np.array_equal(wanted, numbers) else frames[torch.from_numpy(places)]
@@ -154,7 +156,7 @@ class Video:
             except Exception as error:
                 self._log_failure(self.backend, error)
             self._reader, self.backend = _PyAV(self.path, self._max_pixels), "pyav"
-        with _stage(self.path, "decode"):
+        with at_stage(self.path, "decode"):
             return self._reader.read(wanted)
 
     def _log_failure(self, backend: str, error: Exception) -> None:
@@ -179,13 +181,13 @@ class Video:
 # ---- what may be opened ----------------------------------------------------------------------------------------------
 
 
-def _container_of(path: str) -> str:
+def container_of(path: str) -> str:
     """FFmpeg's names of the formats that the first bytes of a file allow.
 
     FFmpeg itself also opens playlists (HLS, ffconcat, SDP), which name other files and hosts, and waits for a writer
     when the path is a pipe: nothing but a regular file that begins like a video may reach it.
     """
-    with _stage(path, "open"):
+    with at_stage(path, "open"):
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise VideoError(path, "open", "not a regular file")
@@ -212,12 +214,46 @@ def _sniff(head: bytes) -> str:
     return "mpegts" if b"GGG" in packets else ""
 
 
-def _resolve(backend: str) -> str:
-    """The name of the backend to use for "auto", "torchvision" and itself; UserError if it cannot be used."""
+def open_stream(path: str, max_pixels: int, container_format: str = ""):
+    """The open container of a video file, and its video stream, which decodes in one thread. Close the container.
+
+    `container_format`: what `container_of` says, if it was asked before. Raises VideoError, stage "open".
+    """
+    # The size may change later in the stream. The decoder counts padding to whole blocks too: hence a looser limit.
+    limits = {"max_pixels": str(2 * max_pixels + 2**16)}
+    allowed = {"protocol_whitelist": "file", "format_whitelist": container_format or container_of(path)}
+    with at_stage(path, "open"):
+        container = av.open(f"file:{path}", options={**allowed, **limits}, metadata_errors="replace")
+        try:
+            stream = _first_stream(path, container, max_pixels)
+        except Exception:
+            container.close()
+            raise
+        stream.codec_context.thread_count = 1
+        stream.codec_context.options = limits  # `av.open` applies its own while it looks into the file, not to decoding
+        return container, stream
+
+
+def _first_stream(path: str, container, max_pixels: int):
+    """The first video stream that is no cover picture, if its frames are within the limit."""
+    shown = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not shown:
+        raise VideoError(path, "open", "no video stream")
+    codec = shown[0].codec_context
+    if codec is None:
+        raise VideoError(path, "open", "no decoder for its video")
+    if codec.width * codec.height > max_pixels:
+        size = f"{codec.width}x{codec.height}"
+        raise VideoError(path, "open", f"{size} pixels per frame, more than the limit of {max_pixels}")
+    return shown[0]
+
+
+def resolve_backend(backend: str) -> str:
+    """The name of the backend to use for "auto" and itself; UserError if it cannot be used."""
     if backend not in BACKENDS:
         hint = did_you_mean(backend, BACKENDS)
         raise UserError(f"unknown decoding backend {backend!r}{hint} (known: {', '.join(BACKENDS)})")
-    if backend in ("auto", "torchvision"):
+    if backend == "auto":
         return "pyav" if _missing("torchcodec") else "torchcodec"
     if backend != "pyav" and (reason := _missing(backend)):
         raise UserError(f"decoding backend {backend!r} does not load ({reason}); install it or use 'auto'")
@@ -346,14 +382,12 @@ class _PyAV:
 
     def __init__(self, path: str, max_pixels: int):
         self.path, self.max_pixels = path, max_pixels
-        self._format = _container_of(path)
+        self._format = container_of(path)
         self._container = None
         self._convert = VideoReformatter()
-        # The size may change later in the stream. The decoder counts padding to whole blocks too: hence a looser limit.
-        self._limits = {"max_pixels": str(2 * max_pixels + 2**16)}
         try:
             self._open()
-            with _stage(path, "index"):
+            with at_stage(path, "index"):
                 self.index = self._make_index()
         except VideoError:
             self.close()
@@ -361,26 +395,8 @@ class _PyAV:
 
     def _open(self) -> None:
         self._last = None  # number of the frame that was decoded last
-        options = {"protocol_whitelist": "file", "format_whitelist": self._format, **self._limits}
-        with _stage(self.path, "open"):
-            self._container = av.open(f"file:{self.path}", options=options, metadata_errors="replace")
-            self._stream = self._first_stream()
+        self._container, self._stream = open_stream(self.path, self.max_pixels, self._format)
         self._decoder = self._decode()
-
-    def _first_stream(self):
-        """The first video stream that is no cover picture, if its frames are within the limit."""
-        shown = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not shown:
-            raise VideoError(self.path, "open", "no video stream")
-        codec = shown[0].codec_context
-        if codec is None:
-            raise VideoError(self.path, "open", "no decoder for its video")
-        if codec.width * codec.height > self.max_pixels:
-            size = f"{codec.width}x{codec.height}"
-            raise VideoError(self.path, "open", f"{size} pixels per frame, more than the limit of {self.max_pixels}")
-        codec.thread_count = 1
-        codec.options = self._limits  # what `av.open` was given holds while it looks into the file, not for decoding
-        return shown[0]
 
     def _decode(self):
         return self._container.decode(self._stream)

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from videorl import config, dist
 from videorl.data.batches import Plan
+from videorl.data.joint import Joint
 from videorl.data.loader import Job, Loader, Workers
 from videorl.data.mixup import Mixer
 from videorl.data.quarantine import Quarantine
@@ -49,7 +50,8 @@ def objective(cfg) -> Objective:
     for name, node in cfg.LOSSES.items():
         entry, values = config.component(cfg, LOSSES, name)
         losses[name], weights[name] = entry(config.spec(cfg), values=values), node.WEIGHT
-    return Objective(losses, weights).to(dist.device())
+    factor = 1 / dist.world_size() if cfg.MULTI.PAPER_QUIRKS else 1.0
+    return Objective(losses, weights, factor).to(dist.device())
 
 
 def precision(cfg) -> Precision:
@@ -69,9 +71,12 @@ def precision(cfg) -> Precision:
 
 
 def dataset(cfg, name: str, split: str, views: Views | None = None):
-    """The data set `name`: a registered one, or an entry of DATASETS."""
+    """The data set `name`: a registered one, an entry of DATASETS, or all of these as one."""
+    if name == config.ALL:
+        parts = {n: dataset(cfg, n, split, views) for n in cfg.DATASETS}
+        return Joint(config.spec(cfg, views), parts, {n: node.REPLICAS for n, node in cfg.DATASETS.items()})
     entry, values = config.component(cfg, DATASETS, name)
-    return entry(config.spec(cfg, views), split, values=values)
+    return entry(config.spec(cfg, views, name), split, values=values)
 
 
 def loader(cfg, data, title: str, mix=None) -> Loader:
@@ -112,20 +117,22 @@ def train_data(cfg) -> TrainData:
     data = dataset(cfg, cfg.TRAIN.DATASET, "train")
     plan = _plan(cfg)
     entry, values = config.component(cfg, BATCHES, "")
-    batches = entry(len(data), plan, cfg.RNG_SEED, values=values)
+    sizes = getattr(data, "sizes", {cfg.TRAIN.DATASET: len(data)})
+    batches = entry(sizes, plan, cfg.RNG_SEED, values=values)
     spec = config.spec(cfg)
     mix = _mixer(cfg, plan) if cfg.MIXUP.ENABLE else None
     log.info(
-        "training set %s: %d videos; micro-batch %d x %d processes x %d micro-batches = %d videos a step%s,"
-        " %d steps an epoch",
+        "training set %s: %s videos; micro-batch %d x %d processes x %d micro-batches = %d videos a step%s,"
+        " %d steps an epoch of %d videos",
         cfg.TRAIN.DATASET,
-        len(data),
+        " + ".join(f"{name} {size}" for name, size in sizes.items()) if len(sizes) > 1 else len(data),
         plan.micro_batch,
         plan.world,
         plan.micro_batches,
         plan.step_size,
         f" ({plan.step_size * spec.augment.copies} clips)" if spec.augment.copies > 1 else "",
         batches.steps,
+        batches.steps * plan.step_size,
     )
     return TrainData(data, batches, plan, loader(cfg, data, f"{cfg.TRAIN.DATASET}/train", mix))
 
@@ -159,4 +166,6 @@ def _mixer(cfg, plan: Plan) -> Mixer:
         "prob": node.PROB,
         "switch_prob": node.SWITCH_PROB,
     }
-    return Mixer(cfg.RNG_SEED, cfg.MODEL.NUM_CLASSES, node.LABEL_SMOOTH_VALUE, settings)
+    sizes = tuple(config.spec(cfg).labels.values())
+    paper_classes = cfg.MODEL.NUM_CLASSES if cfg.MULTI.PAPER_QUIRKS else 0
+    return Mixer(cfg.RNG_SEED, sizes, node.LABEL_SMOOTH_VALUE, settings, paper_classes)

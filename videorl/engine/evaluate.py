@@ -22,15 +22,17 @@ log = logging.getLogger("videorl")
 
 
 class Evaluation:
-    """One entry of EVALS, with its data set read once."""
+    """The entry `entry` of EVALS on its data set, or on one of all (`data`), which is read once."""
 
-    def __init__(self, cfg, name: str):
-        node = cfg.EVALS[name]
-        self.cfg, self.name, self.node = cfg, name, node
-        self.views = Views(node.CLIPS, node.CROPS)
-        self.spec = config.spec(cfg, self.views)
-        self.dataset = build.dataset(cfg, node.DATASET, node.SPLIT, self.views)
-        entry, values = config.component(cfg, EVALS, name)
+    def __init__(self, cfg, entry: str, data: str = ""):
+        node = cfg.EVALS[entry]
+        data = data or node.DATASET
+        self.cfg, self.node, self.entry, self.data = cfg, node, entry, data
+        self.name = entry if data == node.DATASET else f"{entry}_{data}"
+        self.views = _views(cfg, node, data)
+        self.spec = config.spec(cfg, self.views, data)
+        self.dataset = build.dataset(cfg, data, node.SPLIT, self.views)
+        entry, values = config.component(cfg, EVALS, entry)
         self.eval = entry(self.spec, values=values)
         self.clips = max(1, (node.BATCH_SIZE or cfg.TEST.BATCH_SIZE) // dist.local_size())
         self.bad_rows: list[dict] = []
@@ -38,11 +40,11 @@ class Evaluation:
 
     @property
     def _title(self) -> str:
-        return f"{self.node.DATASET}/{self.node.SPLIT}"
+        return f"{self.data}/{self.node.SPLIT}"
 
     @property
     def protocol(self) -> str:
-        return f"{self.node.DATASET} {self.node.SPLIT}: {self.eval.protocol}"
+        return f"{self.data} {self.node.SPLIT}: {self.eval.protocol}"
 
     def run(
         self, model: torch.nn.Module, precision: Precision, predictions: Path | None = None, alive=lambda doing: None
@@ -142,11 +144,31 @@ def _first_difference(expected: np.ndarray, found: np.ndarray, dataset) -> str:
     return f"view {cell[1]} of sample {cell[0]} ({dataset.path(int(cell[0]))}) {what}"
 
 
+def _views(cfg, node, data: str) -> Views:
+    """The views of an evaluation; where all data sets are tested, each may have its own."""
+    own = cfg.DATASETS.get(data) if node.DATASET == config.ALL and node.SPLIT == "test" else None
+    return Views(own and own.TEST_CLIPS or node.CLIPS, own and own.TEST_CROPS or node.CROPS)
+
+
 def evaluations(cfg, *, at_test: bool) -> dict[str, Evaluation]:
-    """The evaluations of the test phase, or those that run while training."""
-    return {
-        name: Evaluation(cfg, name) for name, node in cfg.EVALS.items() if (node.AT_TEST if at_test else node.EVERY > 0)
-    }
+    """The evaluations of the test phase, or those that run while training; one for each data set they name."""
+    found = {}
+    for entry, node in cfg.EVALS.items():
+        if node.AT_TEST if at_test else node.EVERY > 0:
+            made = [Evaluation(cfg, entry, n) for n in (cfg.DATASETS if node.DATASET == config.ALL else [node.DATASET])]
+            found |= {evaluation.name: evaluation for evaluation in made}
+    return found
+
+
+def averages(evaluations: dict[str, Evaluation], results: dict[str, dict]) -> dict[str, dict[str, float]]:
+    """For each entry of EVALS on all data sets, the mean over these of the metrics that all of them have."""
+    found = {}
+    for entry in {e.entry: None for e in evaluations.values() if e.name != e.entry}:
+        rows = [results[name] for name, e in evaluations.items() if e.entry == entry]
+        shared = [k for k in rows[0] if all(k in row for row in rows)]
+        totals = {k: sum(row[k] for row in rows) for k in shared}
+        found[entry] = {k: total if k in ("n", "of") else total / len(rows) for k, total in totals.items()}
+    return found
 
 
 def readable(found: dict[str, float]) -> str:

@@ -24,13 +24,18 @@ def run_phases(cfg) -> None:
         with Watch(folder, cfg.DIST.TIMEOUT) as watch:
             # Read before training: a mistake in test.csv must not show after days.
             evaluations = evaluate.evaluations(cfg, at_test=True) if cfg.TEST.ENABLE else {}
+            tested = {f"{e.data}/{e.node.SPLIT}": e.dataset for e in evaluations.values()}
             if cfg.TRAIN.ENABLE:
-                train(cfg, watch)
+                train(cfg, watch, tested)
+            else:
+                data = run.agreed_data(tested)
+                if dist.is_main():
+                    run.note_test(folder, cfg, data)
             if cfg.TEST.ENABLE:
                 results = test(cfg, evaluations, alive=lambda doing: _go_on(watch, doing, folder))
         if dist.is_main():
-            run.update_json(folder / "run.json", {"finished": run.now()})
-            _report(folder)
+            run.note(folder, {"finished": run.now()})
+            log.attempt("report.html", lambda: _report(folder))
             for name, found in results.items() if cfg.TEST.ENABLE else ():
                 logger.info("%s: %s", name, evaluate.readable(found))
 
@@ -44,8 +49,8 @@ def _clear(folder: Path) -> None:
 def _go_on(watch: Watch, doing: str, folder: Path) -> None:
     """Ends this rank if it was told to stop while testing: there is nothing to save, the same command tests again."""
     watch.beat(doing)
-    if watch.signal:
-        run.preempted(folder, f"{watch.signal} at {doing}")
+    if told := watch.told_to_stop():
+        run.preempted(folder, f"{told} at {doing}")
 
 
 def _report(folder: Path) -> None:

@@ -17,15 +17,22 @@ from videorl.registry import UserError
 
 
 class Objective(nn.Module):
-    """Losses by name with their weights. Learnable parameters of losses are trained and saved."""
+    """Losses by name with their weights. Learnable parameters of losses are trained and saved.
 
-    def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]):
+    `gradient_factor` scales all gradients; other than 1 only where a published system's are to be repeated.
+    """
+
+    def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float], gradient_factor: float = 1.0):
         super().__init__()
+        if "loss" in losses:
+            raise UserError("LOSSES.loss: the sum of all losses has that name in the log; give the entry another")
+        self.gradient_factor = gradient_factor
         self.losses = nn.ModuleDict(losses)
         self.weights = dict(weights)
         self.needs = {name: _parameters(loss.forward) for name, loss in losses.items()}
         self.separable = [name for name, loss in losses.items() if not loss.coupled]
         self.coupled = [name for name, loss in losses.items() if loss.coupled]
+        self.monitored = {n: _parameters(losses[n].monitor) for n in self.separable if hasattr(losses[n], "monitor")}
 
     @property
     def coupled_names(self) -> list[str]:
@@ -54,11 +61,12 @@ class Objective(nn.Module):
         return sum(self.weights[name] * value for name, value in parts.items())
 
     def monitor(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Sums that losses want to see in the log beside themselves (right answers), for these samples."""
+        """What losses want to see in the log beside themselves: [2] sum and count (right answers, of all) by name."""
         found = {}
-        for name in self.separable:
-            if hasattr(self.losses[name], "monitor"):
-                found |= self.losses[name].monitor(**_take(values, self.needs[name], name))
+        for name, needs in self.monitored.items():
+            for what, (part, whole) in self.losses[name].monitor(**_take(values, needs, name)).items():
+                label = what if len(self.monitored) == 1 else f"{name}_{what}"
+                found[label] = torch.stack([torch.as_tensor(part), torch.as_tensor(whole).to(part.device)]).double()
         return found
 
 

@@ -10,12 +10,14 @@ import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 
 from videorl import config, dist
+from videorl.log import attempt
 from videorl.registry import UserError
 
 log = logging.getLogger("videorl")
@@ -65,10 +67,24 @@ def _locked(file: Path):
         raise UserError(f"{file.parent} is in use by {holder}; name another OUTPUT_DIR or wait for it") from None
     except OSError as error:
         log.warning("%s cannot be locked (%s): make sure that no other run writes there", file, error)
-    handle.truncate(0)
-    handle.write(f"process {os.getpid()} on {socket.gethostname()}, since {now()}\n")
-    handle.flush()
+    attempt(str(file), lambda: _sign(handle))
     return handle
+
+
+def _sign(handle) -> None:
+    """Leaves the name of this process in its lock, for those who find it taken."""
+    os.ftruncate(handle.fileno(), 0)
+    os.write(handle.fileno(), f"process {os.getpid()} on {socket.gethostname()}, since {now()}\n".encode())
+
+
+def agreed_data(sets: Mapping[str, object]) -> dict[str, dict]:
+    """Size and hash of the annotations of each data set, for `run.json`.
+
+    All ranks call it together; it raises `UserError` on all of them where the annotations differ between them.
+    """
+    facts = {name: {"samples": len(data), "fingerprint": data.fingerprint} for name, data in sets.items()}
+    dist.agree({f"annotations of {name}": fact["fingerprint"] for name, fact in facts.items()})
+    return facts
 
 
 def describe(cfg, data: dict[str, dict], batch: dict) -> dict:
@@ -111,13 +127,43 @@ def _versions() -> dict[str, str]:
 
 def preempted(folder: Path, when: str) -> None:
     """Leaves the file PREEMPTED, for whoever starts runs, and ends this process with the code that says so."""
-    (folder / "PREEMPTED").write_text(f"{now()} {when}\n")
+    attempt("PREEMPTED", lambda: (folder / "PREEMPTED").write_text(f"{now()} {when}\n"))
     raise SystemExit(dist.EXIT_PREEMPTED)
 
 
+def note(folder: Path, changes: dict) -> None:
+    """Sets top-level entries of `run.json`; where the disk refuses, a warning says so and the run goes on."""
+    attempt("run.json", lambda: _update(folder / "run.json", changes))
+
+
+def note_test(folder: Path, cfg, data: dict[str, dict]) -> None:
+    """Lists the data sets of a test alone in `run.json`. What stands there of the training of its weights stays."""
+
+    def write() -> None:
+        before = _content(folder / "run.json").get("data")
+        _update(folder / "run.json", {"data": before | data} if before else describe(cfg, data, {}))
+
+    attempt("run.json", write)
+
+
 def update_json(file: Path, changes: dict) -> None:
-    """Sets top-level entries of a json file, atomically."""
-    content = json.loads(file.read_text()) if file.exists() else {}
+    """Sets top-level entries of a json file, atomically. Raises `UserError` where the disk refuses."""
+    try:
+        _update(file, changes)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{file} cannot be written ({reason}): make room there, and run the command again") from None
+
+
+def _update(file: Path, changes: dict) -> None:
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**content, **changes}, indent=1) + "\n")
+    temporary.write_text(json.dumps({**_content(file), **changes}, indent=1) + "\n")
     os.replace(temporary, file)
+
+
+def _content(file: Path) -> dict:
+    try:
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+    except (ValueError, TypeError) as error:
+        log.warning("%s is broken (%s) and written anew", file, error)
+        return {}

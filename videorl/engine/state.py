@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch import nn
 
-from videorl import checkpoint, config, dist
+from videorl import checkpoint, config, convert, dist
 from videorl.engine import build, optim
 from videorl.engine.objective import Objective
 from videorl.engine.step import Precision, unwrap
@@ -71,6 +71,11 @@ class State:
         """The model that evaluations use: the moving average where there is one."""
         return self.ema.module if self.ema is not None else unwrap(self.model)
 
+    @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """Label space to the names of its classes by number, where the data set knows them."""
+        return getattr(self.data.dataset, "class_names", {})
+
     # ------------------------------------------------------------------------------------------------------- content
 
     def weights(self) -> dict:
@@ -79,7 +84,7 @@ class State:
             "epoch": self.epoch - 1,  # the last finished one, counted from 0, as in PySlowFast
             "model_state": unwrap(self.model).state_dict(),
             "ema_state": self.ema.module.state_dict() if self.ema is not None else None,
-            "classes": list(getattr(self.data.dataset, "classes", ())),
+            "classes": {space: list(names) for space, names in self.class_names.items()},
             "cfg": config.dump(self.cfg),
         }
 
@@ -111,16 +116,27 @@ class State:
             file = Path(node.CHECKPOINT_FILE_PATH)
             state = checkpoint.read(file)
             if node.CHECKPOINT_EPOCH_RESET:
-                checkpoint.load_weights(unwrap(self.model), state.get("model_state", state), str(file))
+                self.start_from(state, file)
             else:
                 self.restore(state, file)
         if self.ema is not None and self.steps_done == 0:
             self.ema.set(unwrap(self.model))
 
+    def start_from(self, state: dict, file: Path) -> None:
+        """Takes the weights of a checkpoint, ours or published. Raises `UserError` where it gives too little."""
+        convert.load(
+            unwrap(self.model),
+            state,
+            str(file),
+            data=self.class_names,
+            partial=self.cfg.MODEL.ALLOW_PARTIAL,
+            clear=self.cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN,
+        )
+
     def restore(self, state: dict, file: Path) -> None:
         """Raises `UserError` where `state` is not of a run like this one; logs what differs without harm."""
         self._check_same_run(state, file)
-        checkpoint.load_weights(unwrap(self.model), state["model_state"], str(file), exact=True)
+        convert.load_exactly(unwrap(self.model), state["model_state"], str(file))
         self._restore_optimizer(state["optimizer_state"], file)
         if state["scaler_state"]:  # empty where the run did not need one
             self.precision.scaler.load_state_dict(state["scaler_state"])

@@ -98,7 +98,7 @@ def backward(
     first = dist.rank() * len(batches)
     totals = objective.totals(batches)
     cached, values = _coupled_gradients(model, objective, batches, first, clip, precision, seed, step)
-    sums: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}  # [1] of losses, [2] of what they monitor
     for m, batch in enumerate(batches):
         batch = to_device(batch, precision.device, clip)
         last = m == len(batches) - 1
@@ -107,21 +107,22 @@ def backward(
             with precision.autocast():
                 outputs = call(model, batch)
             parts = objective.separable_part({**batch, **outputs}, totals)
-            _push(objective.weighted(parts), outputs, cached[m], precision)
+            _push(objective.weighted(parts), outputs, cached[m], precision.scale() * objective.gradient_factor)
         with torch.no_grad():
-            for name, value in {**parts, **objective.monitor({**batch, **outputs})}.items():
-                sums[name] = sums.get(name, 0) + value.detach().double()
+            found = {name: value.detach().double().reshape(1) for name, value in parts.items()}
+            for name, value in {**found, **objective.monitor({**batch, **outputs})}.items():
+                sums[name] = sums.get(name, 0) + value
     _average_loss_gradients(objective)
-    return _totalled(objective, sums, values, totals)
+    return _totalled(objective, sums, values)
 
 
-def _push(value, outputs: Mapping[str, Tensor], cached: Mapping[str, Tensor], precision: Precision) -> None:
+def _push(value, outputs: Mapping[str, Tensor], cached: Mapping[str, Tensor], scale: float) -> None:
     """Backward of the separable part and of the cached gradients together, so that the graph is walked once.
 
     DDP averages over ranks where sums are due: hence the factor. It also waits for every parameter: an output that no
     loss uses gets a gradient of zero.
     """
-    factor = precision.scale() * dist.world_size()
+    factor = scale * dist.world_size()
     roots, gradients = [], []
     if isinstance(value, Tensor):
         roots.append(value)
@@ -158,7 +159,7 @@ def _coupled_gradients(model, objective, batches, first, clip, precision, seed, 
     own = [p for name in objective.coupled for p in objective.losses[name].parameters() if p.requires_grad]
     gradients = torch.autograd.grad(total, [*leaves.values(), *own], allow_unused=True)
     for p, g in zip(own, gradients[len(leaves) :], strict=True):
-        _add_gradient(p, g, precision.scale())
+        _add_gradient(p, g, precision.scale() * objective.gradient_factor)
     sizes = [len(next(iter(c.values()))) for c in collected]
     cached = [{} for _ in batches]
     for name, gradient in zip(leaves, gradients, strict=False):
@@ -197,12 +198,11 @@ def _average_loss_gradients(objective: Objective) -> None:
             dist.all_sum(p.grad).div_(dist.world_size())
 
 
-def _totalled(objective, sums, coupled_values, totals) -> dict[str, float]:
-    """Sums over ranks as numbers; monitored sums are divided by the terms of the first separable loss."""
-    names = list(sums)
-    summed = dist.all_sum(torch.tensor([float(sums[n]) for n in names], dtype=torch.float64)).tolist()
-    found = dict(zip(names, summed, strict=True)) | {n: float(v) for n, v in coupled_values.items()}
-    losses = {n: v for n, v in found.items() if n in objective.losses}
-    terms = max(totals[objective.separable[0]], 1.0) if objective.separable else 1.0
-    monitored = {n: v / terms for n, v in found.items() if n not in losses}
+def _totalled(objective, sums, coupled_values) -> dict[str, float]:
+    """The loss, each loss, and what losses monitor, over all ranks. What no sample of the step has is left out."""
+    summed = dist.all_sum(torch.cat(list(sums.values())).cpu()) if sums else torch.zeros(0)
+    parts = dict(zip(sums, summed.split([len(value) for value in sums.values()]), strict=True))
+    losses = {n: float(value) for n, value in parts.items() if len(value) == 1}
+    losses |= {n: float(value) for n, value in coupled_values.items()}
+    monitored = {n: float(v[0] / v[1]) for n, v in parts.items() if len(v) == 2 and v[1]}
     return {"loss": sum(objective.weights[n] * v for n, v in losses.items()), **losses, **monitored}

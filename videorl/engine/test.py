@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from videorl import checkpoint, dist
+from videorl import checkpoint, convert, dist
 from videorl.data import quarantine
 from videorl.engine import build, determinism, evaluate, run
 
@@ -18,28 +18,36 @@ def test(cfg, evaluations: dict[str, evaluate.Evaluation], alive) -> dict[str, d
     determinism.set_level(cfg.DETERMINISM)
     folder = Path(cfg.OUTPUT_DIR)
     model = build.model(cfg)
-    source = _load(cfg, model, folder)
+    source = _load(cfg, model, folder, _class_names(evaluations))
     precision = build.precision(cfg)
     results = {}
     for name, evaluation in evaluations.items():
         results[name] = evaluation.run(model, precision, folder / "predictions" / f"{name}.npz", alive)
         log.info("%s (%s): %s", name, evaluation.protocol, evaluate.readable(results[name]))
         _write_quarantine(folder, evaluation)
+    for name, average in evaluate.averages(evaluations, results).items():
+        results[name] = average
+        log.info("%s, average: %s", name, evaluate.readable(average))
     if dist.is_main():
         protocols = {name: evaluation.protocol for name, evaluation in evaluations.items()}
         run.update_json(folder / "results.json", {"evals": results, "protocol": protocols, "checkpoint": source})
     return results
 
 
-def _load(cfg, model, folder: Path) -> str:
+def _class_names(evaluations: dict[str, evaluate.Evaluation]) -> dict[str, tuple[str, ...]]:
+    """Label space to the names of its classes by number, of all data that is tested on."""
+    found = [getattr(evaluation.dataset, "class_names", {}) for evaluation in evaluations.values()]
+    return {space: names for of_one in found for space, names in of_one.items() if names}
+
+
+def _load(cfg, model, folder: Path, class_names: dict[str, tuple[str, ...]]) -> str:
     """Loads the weights to test and says where they are from. Raises `UserError` where the file lacks some of them."""
     file = dist.on_main(lambda: _choose(cfg, folder / "checkpoints"))
     if file is None:
         log.warning("no checkpoint named or found in %s: testing untrained weights", folder)
         return "untrained weights"
     state = checkpoint.read(file)
-    weights = state.get("ema_state") or state.get("model_state", state)
-    checkpoint.load_weights(model, weights, str(file), least=1.0)
+    convert.load(model, state, str(file), data=class_names, testing=True, partial=cfg.MODEL.ALLOW_PARTIAL)
     return str(file)
 
 

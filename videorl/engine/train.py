@@ -1,9 +1,9 @@
 """The training loop, the same for every system."""
 
-import json
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,21 +23,24 @@ log = logging.getLogger("videorl")
 SKIPS_IN_A_ROW = 10
 
 
-def train(cfg, watch: Watch) -> None:
-    """Trains to SOLVER.MAX_EPOCH, or until a signal stops it, and leaves everything in OUTPUT_DIR."""
+def train(cfg, watch: Watch, tested: Mapping[str, object]) -> None:
+    """Trains to SOLVER.MAX_EPOCH, or until a signal stops it, and leaves everything in OUTPUT_DIR.
+
+    `tested`: title to data set of the test phase. Their annotations are compared between ranks now, not after days.
+    """
     _check_settings(cfg)
     determinism.set_level(cfg.DETERMINISM)
     state = State.build(cfg)
-    trainer = Trainer(cfg, state)
+    trainer = Trainer(cfg, state, tested)
     state.resume()
     trainer.announce()
     while state.epoch < cfg.SOLVER.MAX_EPOCH:
         for micro_batches in state.data.epoch(state.epoch, state.step_in_epoch):
+            trainer.meet(watch, micro_batches)
             trainer.step(micro_batches, watch)
             if trainer.saver.due():
                 trainer.save()
-            if any_rank(bool(watch.signal)):
-                trainer.stop(watch.signal)
+        trainer.meet(watch)
         trainer.end_epoch(watch)
     trainer.close()
 
@@ -51,15 +54,10 @@ def _check_settings(cfg) -> None:
         raise UserError(f"TRAIN.NONFINITE {cfg.TRAIN.NONFINITE!r}: expected raise or skip")
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether `flag` is set on at least one rank."""
-    return bool(dist.all_sum(torch.tensor([float(flag)])).item())
-
-
 class Trainer:
     """The parts of the loop: a step, what is logged of it, and what happens at the end of an epoch."""
 
-    def __init__(self, cfg, state: State):
+    def __init__(self, cfg, state: State, tested: Mapping[str, object]):
         self.cfg, self.state = cfg, state
         self.folder = Path(cfg.OUTPUT_DIR)
         self.saver = Saver(cfg, state)
@@ -71,13 +69,9 @@ class Trainer:
         self.bad_rows: list[dict] = []
         tensorboard = self.folder / cfg.TENSORBOARD.LOG_DIR if cfg.TENSORBOARD.ENABLE and dist.is_main() else None
         self.metrics = Metrics(self.folder, tensorboard)
-        dist.agree({f"annotations of {name}": facts["fingerprint"] for name, facts in self._data_sets().items()})
-
-    def _data_sets(self) -> dict[str, dict]:
-        """Size and hash of the annotations of every data set in use."""
-        sets = {f"{e.node.DATASET}/{e.node.SPLIT}": e.dataset for e in self.evaluations.values()}
-        sets[f"{self.cfg.TRAIN.DATASET}/train"] = self.state.data.dataset
-        return {name: {"samples": len(data), "fingerprint": data.fingerprint} for name, data in sets.items()}
+        while_training = {f"{e.data}/{e.node.SPLIT}": e.dataset for e in self.evaluations.values()}
+        trained_on = {f"{cfg.TRAIN.DATASET}/train": state.data.dataset}
+        self.data = run.agreed_data({**tested, **while_training, **trained_on})
 
     def announce(self) -> None:
         """The first lines of the log, run.json, and the progress bar."""
@@ -104,9 +98,28 @@ class Trainer:
         if dist.is_main():
             self.metrics.forget_after(state.steps_done)
             batch = {"per_process": plan.micro_batch, "per_step": plan.step_size, "learning_rate": rate}
-            run.update_json(self.folder / "run.json", run.describe(cfg, self._data_sets(), batch))
+            run.note(self.folder, run.describe(cfg, self.data, batch))
 
     # ------------------------------------------------------------------------------------------------------- one step
+
+    def meet(self, watch: Watch, micro_batches: Sequence[dict | None] = ()) -> None:
+        """Tells all ranks, before each step, what only one may know: a signal, unreadable samples, none readable."""
+        mine = bool(watch.signal), len(self.state.data.loader.quarantine.untold), any(b is None for b in micro_batches)
+        signals, unreadable, gave_up = dist.all_sum(torch.tensor(mine, dtype=torch.int64)).tolist()
+        if unreadable or gave_up:
+            self._judge_data(bool(gave_up))
+        if signals:
+            self.stop(watch.signal)
+
+    def _judge_data(self, gave_up: bool) -> None:
+        """Raises `UserError` on all ranks if they met too many unreadable samples; these stand in quarantine.jsonl."""
+        met = self.state.data.loader.quarantine
+        met.hear(dist.all_gather_objects(met.tell()))
+        try:
+            met.check(gave_up)
+        except UserError:
+            self._write_quarantine()
+            raise
 
     def step(self, micro_batches: list[dict], watch: Watch) -> None:
         """One optimizer step over this rank's micro-batches."""
@@ -166,7 +179,10 @@ class Trainer:
             log.info("DETERMINISM full: two runs of the first step agree in every bit")
 
     def _update(self, loss: float, micro_batches: list[dict]) -> float:
-        """Clips and checks the gradient, then moves the weights. Returns the gradient's norm before clipping."""
+        """Clips and checks the gradient, then moves the weights. Returns the gradient's norm before clipping.
+
+        A step left out changes no learning rate: that is a function of the position in the data, not of updates done.
+        """
         state, solver, scaler = self.state, self.cfg.SOLVER, self.state.precision.scaler
         parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
         scaler.unscale_(state.optimizer)
@@ -202,8 +218,7 @@ class Trainer:
         samples = sorted(i for ids in dist.all_gather_objects(_samples(micro_batches)) for i in ids)
         if dist.is_main():
             row = {"step": step, "loss": str(loss), "grad_norm": str(norm), "samples": samples}
-            with (self.folder / "nonfinite.jsonl").open("a") as out:
-                out.write(json.dumps(row) + "\n")
+            self.metrics.note("nonfinite.jsonl", row)
         self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
         what = f"step {step}: loss {loss}, gradient norm {norm}; samples {str(samples)[:500]}"
         if self.cfg.TRAIN.NONFINITE != "skip" or self.skipped_in_a_row > SKIPS_IN_A_ROW:
@@ -252,39 +267,59 @@ class Trainer:
         state = self.state
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
         last = state.epoch == self.cfg.SOLVER.MAX_EPOCH
-        for name, evaluation in self.evaluations.items():
-            if last or state.epoch % evaluation.node.EVERY == 0:
-                watch.beat(f"evaluation {name} after epoch {state.epoch}")
-                self._evaluate(name, evaluation, watch)
+        due = {n: e for n, e in self.evaluations.items() if last or state.epoch % e.node.EVERY == 0}
+        found = {}
+        for name, evaluation in due.items():
+            watch.beat(f"evaluation {name} after epoch {state.epoch}")
+            found[name] = self._evaluate(name, evaluation, watch)
+        for name, average in evaluate.averages(due, found).items():
+            found[name] = average
+            self._log_evaluation(name, average)
+        self._keep_best(found)
         if last or state.epoch % self.cfg.TRAIN.CHECKPOINT_PERIOD == 0:
             self.save()
         self._write_quarantine()
         self.ended_at = time.monotonic()
 
-    def _evaluate(self, name: str, evaluation: evaluate.Evaluation, watch: Watch) -> None:
+    def _evaluate(self, name: str, evaluation: evaluate.Evaluation, watch: Watch) -> dict[str, float]:
         state = self.state
         # Statistics of batch norm are each rank's own; those of rank 0 are the ones that are saved.
         dist.copy_from_main(state.evaluated_model.buffers())
-        found = evaluation.run(state.evaluated_model, state.precision, alive=watch.beat)
+        try:
+            found = evaluation.run(state.evaluated_model, state.precision, alive=watch.beat)
+        except UserError:
+            if dist.is_main():
+                quarantine.write(self.folder / "quarantine.jsonl", evaluation.bad_rows)
+            raise
         self.bad_rows += evaluation.bad_rows
+        self._log_evaluation(name, found)
+        rows = evaluation.per_sample
+        if "scores" in rows and rows["labels"].ndim == 1:
+            picture = pictures.confusion_picture(rows["scores"], rows["labels"])
+            self.metrics.draw(lambda out: out.add_image(f"{name}/confusion", picture, state.steps_done))
+        return found
+
+    def _log_evaluation(self, name: str, found: dict[str, float]) -> None:
+        state = self.state
         log.info("%s after epoch %d: %s", name, state.epoch, evaluate.readable(found))
         if dist.is_main():
             row = {"name": name, "step": state.steps_done, "epoch": float(state.epoch), **found}
             errors = {f"{k}_err": 100 * (1 - found[k]) for k in ("top1", "top5") if k in found}
             epoch = f"{state.epoch}/{self.cfg.SOLVER.MAX_EPOCH}"
             self.metrics.evaluated(row, {"_type": f"{name}_epoch", "epoch": epoch, **found, **errors})
-            rows = evaluation.per_sample
-            if "scores" in rows and rows["labels"].ndim == 1:
-                picture = pictures.confusion_picture(rows["scores"], rows["labels"])
-                self.metrics.draw(lambda out: out.add_image(f"{name}/confusion", picture, state.steps_done))
-        wanted, _, metric = self.cfg.TRAIN.BEST_METRIC.partition("/")
-        if wanted == name and metric not in found:
+
+    def _keep_best(self, found: dict[str, dict[str, float]]) -> None:
+        """Saves the best checkpoint where TRAIN.BEST_METRIC is higher than ever before."""
+        name, _, metric = self.cfg.TRAIN.BEST_METRIC.partition("/")
+        if name not in found:
+            return
+        if metric not in found[name]:
             log.warning(
-                "TRAIN.BEST_METRIC %s/%s: %s gives %s; no best checkpoint", name, metric, name, ", ".join(found)
+                "TRAIN.BEST_METRIC %s/%s: %s gives %s; no best checkpoint", name, metric, name, ", ".join(found[name])
             )
-        if wanted == name and found.get(metric, float("-inf")) > state.best:
-            state.best = found[metric]
-            self.saver.save_best(state.best)
+        elif found[name][metric] > self.state.best:
+            self.state.best = found[name][metric]
+            self.saver.save_best(self.state.best)
 
     def save(self) -> None:
         self.saver.save()
@@ -295,11 +330,8 @@ class Trainer:
         gathered = dist.gather_objects(rows)
         if dist.is_main():
             rows = [row for ranks_rows in gathered for row in ranks_rows]
-            try:
-                quarantine.write(self.folder / "quarantine.jsonl", rows)
-            except OSError as error:
-                log.warning("quarantine.jsonl cannot be written (%s); it is tried again with the next rows", error)
-                self.bad_rows = rows
+            if not quarantine.write(self.folder / "quarantine.jsonl", rows):
+                self.bad_rows = rows  # to be tried again with the next ones
 
     def stop(self, signal_name: str) -> None:
         """Saves, leaves the file PREEMPTED, and ends every rank with exit code 75."""

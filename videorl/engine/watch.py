@@ -1,8 +1,8 @@
 """Noticing that the run should stop, or has stopped by itself.
 
-Signals set a flag that the loop looks at after each step. A thread keeps a heartbeat file for each rank, and ends the
-process when the loop has been silent for too long. When a rank is lost, the others see only a broken connection: the
-heartbeats tell which rank it was.
+Signals set a flag that the loop looks at between two steps, and leave a file that tells all ranks. A thread keeps a
+heartbeat file for each rank, and ends the process when the loop has been silent for too long. When a rank is lost, the
+others see only a broken connection: the heartbeats tell which rank it was.
 """
 
 import contextlib
@@ -18,10 +18,13 @@ import time
 from pathlib import Path
 
 from videorl import dist
+from videorl.log import attempt
 
 log = logging.getLogger("videorl")
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+STOP = "STOP"  # file that tells all ranks of a signal to one
+STOPPED = f"SystemExit: {dist.EXIT_PREEMPTED}"  # end of a rank that was told to stop, in its heartbeat
 GRACE = 20.0  # seconds from a signal to the end of a process whose main thread does not react
 PULSE = 1.0  # seconds between two heartbeats
 SILENCE = 3.0  # seconds without one after which a rank counts as lost, once a connection has broken
@@ -30,18 +33,19 @@ SILENCE = 3.0  # seconds without one after which a rank counts as lost, once a c
 class Watch:
     """Stop flag and heartbeat of this rank; a context manager around the work.
 
-    A broken connection in it becomes `dist.Lost`, which names the rank that is lost.
+    A broken connection in it becomes `dist.Lost`, which names the rank that is lost; or `SystemExit` with the code of a
+    run that was told to stop, where that is why the other rank is gone.
     """
 
     def __init__(self, folder: Path, timeout: float):
         self.folder, self.timeout = folder / "heartbeat", timeout
+        self.stop_file = self.folder / STOP
         self.signal = ""
         self.beat_at, self.doing = None, "its start"
         self.closed = threading.Event()
         self.thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> "Watch":
-        self.folder.mkdir(exist_ok=True)
         self.reader, self.writer = socket.socketpair()
         self.writer.setblocking(False)
         self.reader.settimeout(PULSE)
@@ -61,6 +65,9 @@ class Watch:
             signal.signal(number, handler)
         self.reader.close()
         self.writer.close()
+        if lost and any(beat["ended"] == STOPPED for beat in _beats(self.folder).values()):
+            self._write(ended=STOPPED)
+            raise SystemExit(dist.EXIT_PREEMPTED) from None
         self._write(ended=lost or (f"{kind.__name__}: {dist.first_line(error)}" if kind else "the end"))
         if lost:
             log.debug("what the connection said", exc_info=error)
@@ -70,6 +77,12 @@ class Watch:
         """Says that the work goes on, and what it turns to now. From the first call on, silence ends the process."""
         self.beat_at, self.doing = time.monotonic(), doing
 
+    def told_to_stop(self) -> str:
+        """The signal that this rank got, or any other; empty if none did."""
+        if not self.signal and self.stop_file.exists():
+            return self.stop_file.read_text() or "a signal"
+        return self.signal
+
     def _note(self, number: int, frame) -> None:
         self.signal = signal.Signals(number).name
 
@@ -77,15 +90,20 @@ class Watch:
         told = None
         while not self.closed.is_set():
             with contextlib.suppress(TimeoutError):
-                numbers = self.reader.recv(64)
-                if told is None and any(n in SIGNALS for n in numbers):
+                numbers = [n for n in self.reader.recv(64) if n in SIGNALS]
+                if told is None and numbers:
                     told = time.monotonic()
+                    self._tell_all(numbers[0])
             self._write()
             if told and not self.signal and time.monotonic() - told > GRACE:
                 self._end(f"was told to stop {GRACE:.0f} s ago, but its main thread does not answer")
             silent = time.monotonic() - self.beat_at if self.beat_at else 0.0
             if silent > self.timeout:
                 self._end(f"made no progress for {silent:.0f} s")
+
+    def _tell_all(self, number: int) -> None:
+        """Tells all ranks of a signal. The handler could not: it waits while the main thread waits for another rank."""
+        attempt(str(self.stop_file), lambda: self.stop_file.write_text(signal.Signals(number).name))
 
     def _write(self, ended: str = "") -> None:
         """The heartbeat: what this rank does and for how long, and that it lives."""
@@ -99,6 +117,7 @@ class Watch:
         }
         file = self.folder / f"rank_{dist.rank()}.json"
         try:
+            self.folder.mkdir(exist_ok=True)
             temporary = file.with_suffix(".tmp")
             temporary.write_text(json.dumps(content))
             os.replace(temporary, file)
@@ -134,8 +153,8 @@ class Watch:
 
 
 def forget(folder: Path) -> None:
-    """Removes the heartbeats of an earlier run."""
-    for file in (folder / "heartbeat").glob("rank_*"):
+    """Removes the heartbeats of an earlier run, and what told it to stop."""
+    for file in (folder / "heartbeat").glob("*"):
         file.unlink(missing_ok=True)
 
 

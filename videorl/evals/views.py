@@ -11,26 +11,39 @@ from videorl.registry import EVALS, UserError
 class Views:
     """PySlowFast's multi-view test (slowfast/utils/meters.py, TestMeter).
 
-    Metrics, fractions in 0..1: `top1`, `top5`, `mean_class` (mean accuracy of the classes); for several labels `map`.
+    Metrics, fractions in 0..1: `top1`, `top5`, `mean_class` (mean accuracy of the classes); for several labels `map`;
+    none where the head is another data set's, whose classes the labels are not: then the scores are what is wanted.
+
+    Keys:
+        head: label space (entry of DATASETS) whose classes are scored; empty: that of the data set
     """
 
-    def __init__(self, spec, *, ensemble: str, activation: str):
+    def __init__(self, spec, *, ensemble: str, activation: str, head: str = ""):
         if ensemble not in ("sum", "max"):
             raise UserError(f"DATA.ENSEMBLE_METHOD {ensemble!r}: expected sum or max")
         if activation not in ("softmax", "sigmoid"):
             raise UserError(f"MODEL.HEAD_ACT {activation!r}: expected softmax or sigmoid")
         self.views = spec.views.clips * spec.views.crops
-        self.ensemble, self.activation = ensemble, activation
+        self.space = head or spec.space
+        if self.space not in spec.labels:
+            raise UserError(f"there is no head {self.space!r} to test (heads: {', '.join(spec.labels)})")
+        before = list(spec.labels)[: list(spec.labels).index(self.space)]
+        first = sum(spec.labels[name] for name in before)
+        self.columns = slice(first, first + spec.labels[self.space])
+        self.foreign = self.space != spec.space
+        self.ensemble = ensemble
+        self.activation = "sigmoid" if self.space in spec.several and len(spec.labels) > 1 else activation
 
     @property
     def protocol(self) -> str:
         return (
             f"{self.views} view{'s' if self.views > 1 else ''} per video, {self.ensemble} of {self.activation} scores"
+            f"{f' of head {self.space}' if self.foreign else ''}"
         )
 
     def step(self, model, batch) -> dict[str, torch.Tensor]:
         """Rows of one batch: sample index, view, label and scores [B, C]."""
-        logits = model(batch["video"])["logits"].float()
+        logits = model(batch["video"])["logits"].float()[:, self.columns]
         scores = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(1)
         return {"index": batch["index"], "view": batch["view"], "labels": batch["labels"], "scores": scores}
 
@@ -40,7 +53,8 @@ class Views:
         scores = rows["scores"].reshape(-1, views, rows["scores"].shape[-1])
         scores = scores.max(1) if self.ensemble == "max" else scores.sum(1)
         labels, index = rows["labels"][::views], rows["index"][::views]
-        return _metrics(scores, labels), {"index": index, "labels": labels, "scores": scores}
+        rows = {"index": index, "labels": labels, "scores": scores}
+        return ({} if self.foreign else _metrics(scores, labels)), rows
 
 
 def _metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

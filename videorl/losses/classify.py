@@ -24,10 +24,10 @@ class CrossEntropy(nn.Module):
         return F.cross_entropy(logits, labels, reduction="sum")
 
     @torch.no_grad()
-    def monitor(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Samples whose best class is the label (of mixed labels: the larger part)."""
+    def monitor(self, logits: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """Samples whose best class is the label (of mixed labels: the larger part), and all samples."""
         wanted = labels if labels.ndim == 1 else labels.argmax(1)
-        return {"top1": (logits.argmax(1) == wanted).sum()}
+        return {"top1": ((logits.argmax(1) == wanted).sum(), len(labels))}
 
 
 @LOSSES.register("bce_logit")

@@ -385,7 +385,7 @@ def _check_published(**values) -> None:
             raise UserError(f"MVIT.{key}: expected {published[key]!r}, the one published form, found {value!r}")
 
 
-@MODELS.register("MViT", node="MVIT", head_dropout="MODEL.DROPOUT_RATE")
+@MODELS.register("MViT", node="MVIT")
 class MViT(nn.Module):
     """MViTv1, MViTv2 and the plain video ViT: PySlowFast's model of that name.
 
@@ -404,7 +404,6 @@ class MViT(nn.Module):
         mlp_ratio: hidden width of the MLPs, as a multiple of the block's width
         qkv_bias: queries, keys and values have a bias
         dropout_rate: dropout of tokens, attention output and MLPs
-        head_dropout: dropout before the classifier
         droppath_rate: drop path of the last block; it rises linearly from 0 in the first
         layer_scale_init_value: start of a learned scale per channel on both branches; 0 for none
         dim_mul: rows [block, factor] by which the width grows there
@@ -442,7 +441,6 @@ class MViT(nn.Module):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         dropout_rate: float = 0.0,
-        head_dropout: float = 0.5,
         droppath_rate: float = 0.1,
         layer_scale_init_value: float = 0.0,
         dim_mul: tuple[tuple[float, ...], ...] = (),
@@ -485,7 +483,7 @@ class MViT(nn.Module):
             for plan, rate in zip(plans, rates)
         )
         self.norm = nn.LayerNorm(plans[-1].dim_out, EPS)
-        self.head = class_head(spec.labels, plans[-1].dim_out, dropout=head_dropout)
+        self.head = class_head(spec, plans[-1].dim_out)
         self._initialise(head_init_scale)
 
     def _add_positions(self, dim: int, absolute: bool, separate: bool) -> None:
@@ -521,7 +519,7 @@ class MViT(nn.Module):
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if self.act_checkpoint and self.training else block(x)
         features = self.pool(x)
-        return {"logits": self.head(features), "features": features}
+        return {**self.head(features), "features": features}
 
     def embed(self, video: Tensor) -> Tensor:
         """The tokens that enter the first block, with class token and absolute positions."""
@@ -541,6 +539,10 @@ class MViT(nn.Module):
             return self.norm(x[:, self.lead :].mean(1))
         x = self.norm(x)
         return x[:, 0] if self.lead else x.mean(1)
+
+    def resize_positions(self, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """The weights with position tables of another clip shape resized, and the names of these."""
+        return resize_positions(weights, self)
 
     def no_weight_decay(self) -> set[str]:
         """Parts of the names of the parameters that weight decay leaves alone."""

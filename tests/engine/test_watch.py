@@ -1,0 +1,80 @@
+"""What one rank sees of the others through the folder of a run."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from videorl import dist
+from videorl.engine.watch import Watch, forget
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_rank_is_seen_by_all_and_forgotten_by_the_next_run(tmp_path, number):
+    other = Watch(tmp_path, 60.0)
+    with Watch(tmp_path, 60.0) as watch:
+        assert watch.told_to_stop() == other.told_to_stop() == ""
+        os.kill(os.getpid(), number)
+        wait_for(other.told_to_stop)
+        assert watch.told_to_stop() == other.told_to_stop() == number.name
+    forget(tmp_path)
+    assert Watch(tmp_path, 60.0).told_to_stop() == ""
+
+
+def test_signals_are_put_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with Watch(tmp_path, 60.0):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.fixture
+def ended(tmp_path, monkeypatch):
+    """`ended(how)`: the run of two ranks in which rank 1 ended so."""
+    monkeypatch.setattr(dist, "world_size", lambda: 2)
+    monkeypatch.setattr("videorl.engine.watch.SILENCE", 0.0)
+
+    def write(how: str):
+        beat = {"rank": 1, "doing": "evaluation test", "seconds": 1.0, "at": time.time(), "ended": how}
+        (tmp_path / "heartbeat").mkdir()
+        (tmp_path / "heartbeat/rank_1.json").write_text(json.dumps(beat))
+        return tmp_path
+
+    return write
+
+
+def broken_link() -> RuntimeError:
+    return RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+
+
+def test_a_rank_that_another_leaves_because_it_was_told_to_stop_stops_too(ended):
+    folder = ended("SystemExit: 75")
+    with pytest.raises(SystemExit) as end, Watch(folder, 60.0):
+        raise broken_link()
+    assert end.value.code == dist.EXIT_PREEMPTED
+    assert json.loads((folder / "heartbeat/rank_0.json").read_text())["ended"] == "SystemExit: 75"
+
+
+def test_a_rank_that_another_leaves_for_any_other_reason_is_lost(ended):
+    folder = ended("SampleFailed: sample 5")
+    with (
+        pytest.raises(dist.Lost, match=r"rank 1 ended \(SampleFailed: sample 5\) at evaluation test"),
+        Watch(folder, 60),
+    ):
+        raise broken_link()
+
+
+def test_a_folder_that_cannot_be_made_ends_nothing(tmp_path):
+    (tmp_path / "heartbeat").write_text("a file")
+    with Watch(tmp_path, 60.0) as watch:
+        watch.beat("work")
+        assert watch.told_to_stop() == ""

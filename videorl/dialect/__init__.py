@@ -1,0 +1,166 @@
+"""Familiar names of other toolkits, turned once, at load, into the one form that everything below reads.
+
+`translate` works on single settings before they are typed: the keys of PySlowFast, MultiTrain and TimeSformer, each
+family with its table. `sugar` gives MODEL.LOSS_FUNC, TRAIN.EVAL_PERIOD and TEST.* as entries of LOSSES and EVALS.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from videorl.dialect import multitrain, pyslowfast, timesformer
+from videorl.dialect.rules import Combined, Ignored, Last, Made, Renamed, Rule, Unsupported, Values, is_on, plain
+from videorl.registry import DATASETS, EVALS, LOSSES, MODELS, UserError
+from videorl.settings import Setting, shown
+
+log = logging.getLogger("videorl")
+
+FAMILIES = (pyslowfast, multitrain, timesformer)
+RULES: dict[str, Rule] = {name: rule for family in FAMILIES for name, rule in family.RULES.items()}
+MODEL_NAMES: dict[str, str | None] = pyslowfast.MODELS | timesformer.MODELS
+
+
+def translate(settings: list[Setting]) -> list[Setting]:
+    """Settings under the names and values of this toolkit; each published key is logged with what becomes of it.
+
+    Raises `UserError` where a published key asks for what this toolkit does not do.
+    """
+    last: Last = {".".join(setting.path): setting for setting in settings}
+    rules = _rules()
+    refused = _tell(last, rules)
+    _check_model(last, rules)
+    if refused:
+        raise UserError(refused[0] + (f" (and {len(refused) - 1} more, see above)" if refused[1:] else ""))
+    kept: list[list[Setting]] = [_translated(setting, rules) for setting in settings]
+    front = []
+    for made in (made for family in FAMILIES for made in family.made(last)):
+        place, setting = _placed(made, settings, last)
+        (front if made.front else kept[place]).append(setting)
+        if made.said:
+            log.warning("%s: %s", setting.where, made.said)
+    return _output_dir([*front, *(setting for group in kept for setting in group)])
+
+
+def _rules() -> dict[str, Rule]:
+    """The rules of all families, but for keys that a registered component reads under their own name."""
+    entries = [registry[name] for registry in (MODELS, DATASETS, LOSSES, EVALS) for name in registry]
+    own = {f"{entry.node}.{key}" for entry in entries for key in entry.keys}
+    models = Values({published: ours for published, ours in MODEL_NAMES.items() if ours in MODELS})
+    return {name: rule for name, rule in RULES.items() if name not in own} | {"MODEL.MODEL_NAME": models}
+
+
+def _check_model(last: Last, rules: Mapping[str, Rule]) -> None:
+    setting = last.get("MODEL.MODEL_NAME")
+    name = rules["MODEL.MODEL_NAME"].of(setting.value) if setting else ""
+    if name in MODEL_NAMES and name not in MODELS:
+        known = ", ".join(sorted(MODELS))
+        raise UserError(f"{setting.where}: MODEL.MODEL_NAME: {name} is not available in this version (known: {known})")
+
+
+def _tell(last: Last, rules: Mapping[str, Rule]) -> list[str]:
+    """Logs what becomes of each published key; returns what is wrong with those that are refused."""
+    wrong = []
+    for name, setting in last.items():
+        rule = rules.get(name)
+        outcome = rule and _outcome(rule, setting, last)
+        if outcome:
+            log.warning("%s: %s %s", setting.where, name, outcome)
+        if isinstance(rule, Unsupported) and rule.refused and outcome.startswith("unsupported"):
+            wrong.append(f"{setting.where}: {name} {shown(setting.value)} is not supported: {rule.means}")
+    return wrong
+
+
+def _outcome(rule: Rule, setting: Setting, last: Last) -> str:
+    """What becomes of a published key, in words; nothing where it is a key of ours with a value of ours."""
+    if switch := _off_switch(rule, last):
+        return f"ignored ({switch} is off)"
+    value = plain(setting.value)
+    match rule:
+        case Ignored(why):
+            return f"ignored ({why})"
+        case Renamed(to):
+            return f"mapped to {', '.join(to)}"
+        case Combined(into):
+            return f"mapped to {into}"
+        case Values():
+            return f"{value} mapped to {rule.of(value)}" if rule.of(value) != value else ""
+        case Unsupported(means, off):
+            return "ignored (always so here)" if value in off else f"unsupported ({means})"
+
+
+def _off_switch(rule: Rule, last: Last) -> str:
+    """The switch that is off and without which the published code does not read the key, if there is one."""
+    while rule.needs:
+        if not is_on(last, rule.needs):
+            return rule.needs
+        rule = RULES[rule.needs]
+    return ""
+
+
+def _translated(setting: Setting, rules: Mapping[str, Rule]) -> list[Setting]:
+    """What takes the place of one setting: keys that are made of several come later, see `Made`."""
+    name = ".".join(setting.path)
+    if setting.value == {} and any(rule.startswith(f"{name}.") for rule in rules):
+        return []
+    match rules.get(name):
+        case None:
+            return [setting]
+        case Renamed(to):
+            return [setting._replace(path=tuple(path.split("."))) for path in to]
+        case Values() as rule if rule.of(setting.value) != plain(setting.value):
+            return [setting._replace(value=rule.of(setting.value))]
+        case Values():
+            return [setting]
+    return []
+
+
+def _placed(made: Made, settings: list[Setting], last: Last) -> tuple[int, Setting]:
+    """The place of a setting that follows from others, and the setting with the place of its origin in a file."""
+    places = {id(setting): place for place, setting in enumerate(settings)}
+    place = max(places[id(last[name])] for name in made.by if name in last)
+    return place, settings[place]._replace(path=tuple(made.path.split(".")), value=made.value)
+
+
+def _output_dir(settings: list[Setting]) -> list[Setting]:
+    """`OUTPUT_DIR: .` of a published file becomes runs/<name of the file>.
+
+    On the command line it is the folder that one is in, written as `./`, which a dumped config keeps.
+    """
+    files = [Path(setting.source).stem for setting in settings if setting.line]
+    found = []
+    for setting in settings:
+        if setting.path == ("OUTPUT_DIR",) and setting.value == ".":
+            folder = f"runs/{files[-1]}" if setting.line else "./"
+            if setting.line:
+                log.warning("%s: OUTPUT_DIR . mapped to %s", setting.where, folder)
+            setting = setting._replace(value=folder)
+        found.append(setting)
+    return found
+
+
+def sugar(cfg: CfgNode, given: set[str]) -> list[tuple[tuple[str, ...], object]]:
+    """PySlowFast's TRAIN.EVAL_PERIOD, TEST.* and MODEL.LOSS_FUNC as (path, value) of entries of EVALS and LOSSES.
+
+    `given`: nodes that the user set; whoever writes LOSSES names all losses. Settings of the user come after these.
+    """
+    entries = {}
+    if "LOSSES" not in given:
+        entries["LOSSES", cfg.MODEL.LOSS_FUNC] = {"NAME": cfg.MODEL.LOSS_FUNC}
+    if cfg.TRAIN.EVAL_PERIOD > 0:
+        entries["EVALS", "val"] = {
+            "NAME": "views",
+            "DATASET": cfg.TRAIN.DATASET,
+            "SPLIT": "val",
+            "EVERY": cfg.TRAIN.EVAL_PERIOD,
+            "AT_TEST": False,
+        }
+    entries["EVALS", "test"] = {
+        "NAME": "views",
+        "DATASET": cfg.TEST.DATASET,
+        "SPLIT": "test",
+        "CLIPS": cfg.TEST.NUM_ENSEMBLE_VIEWS,
+        "CROPS": cfg.TEST.NUM_SPATIAL_CROPS,
+    }
+    return [((*path, key), value) for path, node in entries.items() for key, value in node.items()]

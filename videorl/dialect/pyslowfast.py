@@ -1,0 +1,203 @@
+"""Keys of facebookresearch/SlowFast (slowfast/config/defaults.py) that videorl does not have under that name."""
+
+from videorl.dialect.rules import Combined, Ignored, Last, Made, Rule, Unsupported, Values, given, rows
+
+# Published model -> the registered one; None: not in this version.
+MODELS = dict.fromkeys(
+    [
+        "MaskMViT",
+        "SlowFast",
+        "ResNet",
+        "X3D",
+        "ContrastiveModel",
+        "PTVSlowFast",
+        "PTVResNet",
+        "PTVX3D",
+        "PTVCSN",
+        "PTVR2plus1D",
+    ]
+)
+
+NOT_INFLATED = "weights are taken by name and shape; those of image models are not inflated"
+NOT_READ = "PySlowFast does not read it for videos"
+OTHER_MODEL = "no model of this version reads it"
+OFF = (False,)
+
+RULES: dict[str, Rule] = {
+    # Values that have other names here
+    "DATA.DECODING_BACKEND": Values({"torchvision": "auto"}),
+    "AUG.COLOR_JITTER": Values({None: 0.0}),
+    "SOLVER.CLIP_GRAD_VAL": Values({None: 0.0}),
+    "SOLVER.CLIP_GRAD_L2NORM": Values({None: 0.0}),
+    "SOLVER.OPTIMIZING_METHOD": Values({"mt_adamw": "adamw", "zero_sgd": "sgd", "zero_adamw": "adamw"}),
+    # Training
+    "TASK": Ignored("MODEL and LOSSES say what is trained; checkpoints bear no prefix"),
+    "TRAIN.CHECKPOINT_IN_INIT": Ignored(NOT_INFLATED),
+    "TRAIN.CHECKPOINT_INFLATE": Unsupported(NOT_INFLATED, OFF, refused=True),
+    "TRAIN.CHECKPOINT_TYPE": Unsupported("only files of PyTorch are read", ("pytorch",), refused=True),
+    "TEST.CHECKPOINT_TYPE": Unsupported("only files of PyTorch are read", ("pytorch",), refused=True),
+    "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": Unsupported(
+        "a rising loss does not end the run; one that is not finite does, see TRAIN.NONFINITE", (0.0,)
+    ),
+    # Testing
+    "TEST.SAVE_RESULTS_PATH": Ignored("scores of every evaluation are in OUTPUT_DIR/predictions"),
+    "TEST.NUM_TEMPORAL_CLIPS": Combined("TEST.NUM_ENSEMBLE_VIEWS and an entry of EVALS for each further number"),
+    # Data
+    "DATA.REVERSE_INPUT_CHANNEL": Ignored("videos are read as RGB, which is what the key made of OpenCV's BGR frames"),
+    "DATA.DECODING_SHORT_SIZE": Ignored("frames are decoded as they are and resized once"),
+    "AUG.RE_SPLIT": Ignored(NOT_READ),
+    **rows("DATA", "TRAIN_PCA_EIGVAL TRAIN_PCA_EIGVEC", Ignored("color jitter by PCA is for images and AVA")),
+    **rows(
+        "DATA", "PATH_TO_PRELOAD_IMDB IN22K_TRAINVAL IN22k_VAL_IN1K IN_VAL_CROP_RATIO", Ignored("it is for ImageNet")
+    ),
+    **rows("DATA", "LOADER_CHUNK_SIZE LOADER_CHUNK_OVERALL_SIZE", Ignored("a csv is read once, as a compact table")),
+    "DATA.SKIP_ROWS": Unsupported("every line of train.csv is read", (0,), refused=True),
+    "DATA.DUMMY_LOAD": Unsupported("videos are always read", OFF, refused=True),
+    **rows(
+        "DATA",
+        "TRAIN_CROP_NUM_TEMPORAL TRAIN_CROP_NUM_SPATIAL",
+        Unsupported("one clip is cut from a video; for more copies of it see AUG.NUM_SAMPLE", (1,), refused=True),
+    ),
+    **rows(
+        "DATA",
+        "TRAIN_JITTER_MOTION_SHIFT SSL_COLOR_JITTER SSL_MOCOV2_AUG",
+        Unsupported("this augmentation is not here", OFF, refused=True),
+    ),
+    **rows(
+        "DATA",
+        "TRAIN_JITTER_FPS COLOR_RND_GRAYSCALE TIME_DIFF_PROB",
+        Unsupported("this augmentation is not here", (0.0,), refused=True),
+    ),
+    **rows(
+        "DATA",
+        "SSL_COLOR_BRI_CON_SAT SSL_COLOR_HUE SSL_BLUR_SIGMA_MIN SSL_BLUR_SIGMA_MAX",
+        Ignored("read with SSL_COLOR_JITTER or SSL_MOCOV2_AUG alone"),
+    ),
+    "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": Ignored("see DATA_LOADER.NUM_WORKERS"),
+    "PREFETCH.NUM_LOADERS": Ignored("see DATA_LOADER.PREFETCH"),
+    # Models
+    "MODEL.ARCH": Ignored("MODEL_NAME alone picks the model"),
+    **rows("MODEL", "SINGLE_PATHWAY_ARCH MULTI_PATHWAY_ARCH", Ignored("MODEL_NAME alone picks the model")),
+    "MODEL.FC_INIT_STD": Ignored("it is for convolutional models"),
+    "MODEL.DROPCONNECT_RATE": Unsupported("it is for convolutional models", (0.0,)),
+    "MODEL.DETACH_FINAL_FC": Unsupported("the whole model is trained", OFF, refused=True),
+    "MODEL.FROZEN_BN": Unsupported("the whole model is trained", OFF, refused=True),
+    "MODEL.FP16_ALLREDUCE": Unsupported("gradients are averaged in their own precision", OFF),
+    **rows("BN", "USE_PRECISE_STATS NUM_BATCHES_PRECISE", Ignored("batch-norm statistics are those of training")),
+    "BN.NORM_TYPE": Unsupported("batch norm is each process's own", ("batchnorm",), refused=True),
+    **rows("BN", "NUM_SPLITS NUM_SYNC_DEVICES GLOBAL_SYNC", Ignored("read with other values of BN.NORM_TYPE alone")),
+    "MVIT.PATCH_2D": Unsupported("MViT is for videos", OFF, refused=True),
+    "MVIT.POOL_KV_STRIDE": Unsupported("set POOL_KV_STRIDE_ADAPTIVE", ([], None), refused=True),
+    "MVIT.NORM_STEM": Unsupported("tokens are not normalised before the first block", OFF, refused=True),
+    "MVIT.SEPARATE_QKV": Unsupported("queries, keys and values have one weight matrix", OFF, refused=True),
+    "MVIT.USE_FIXED_SINCOS_POS": Unsupported("absolute positions are learned", OFF, refused=True),
+    "MVIT.REL_POS_ZERO_INIT": Unsupported("relative positions begin with normal numbers", OFF, refused=True),
+    "MVIT.REV.ENABLE": Unsupported("blocks are not reversible", OFF, refused=True),
+    **rows("MVIT.REV", "RESPATH_FUSE BUFFER_LAYERS RES_PATH PRE_Q_FUSION", Ignored("read with MVIT.REV.ENABLE alone")),
+    # Optimizer
+    **rows("SOLVER", "GAMMA STEP_SIZE WARMUP_FACTOR", Ignored("no learning-rate policy reads it")),
+    "SOLVER.LARS_ON": Unsupported("the optimizer is not wrapped in LARS", OFF, refused=True),
+    # Masked pre-training
+    "AUG.GEN_MASK_LOADER": Unsupported("nothing is masked", OFF, refused=True),
+    "AUG.MASK_RATIO": Unsupported("nothing is masked", (0.0,), refused=True),
+    **rows(
+        "AUG",
+        "MASK_TUBE MASK_FRAMES MASK_WINDOW_SIZE MAX_MASK_PATCHES_PER_BLOCK",
+        Ignored("read with MASK_RATIO alone"),
+    ),
+    **rows(
+        "MASK",
+        "ENABLE MAE_ON MAE_RND_MASK PER_FRAME_MASKING TIME_STRIDE_LOSS NORM_PRED_PIXEL SCALE_INIT_BY_DEPTH"
+        " DECODER_EMBED_DIM DECODER_SEP_POS_EMBED DEC_KV_KERNEL DEC_KV_STRIDE PRETRAIN_DEPTH HEAD_TYPE DECODER_DEPTH"
+        " PRED_HOG",
+        Unsupported(OTHER_MODEL),
+    ),
+    "VIS_MASK.ENABLE": Unsupported("no pictures of masked clips are made", OFF),
+    # Convolutional and contrastive models
+    **rows(
+        "RESNET",
+        "TRANS_FUNC NUM_GROUPS WIDTH_PER_GROUP INPLACE_RELU STRIDE_1X1 ZERO_INIT_FINAL_BN ZERO_INIT_FINAL_CONV DEPTH"
+        " NUM_BLOCK_TEMP_KERNEL SPATIAL_STRIDES SPATIAL_DILATIONS",
+        Unsupported(OTHER_MODEL),
+    ),
+    **rows(
+        "X3D",
+        "WIDTH_FACTOR DEPTH_FACTOR BOTTLENECK_FACTOR DIM_C5 DIM_C1 SCALE_RES2 BN_LIN5 CHANNELWISE_3x3x3",
+        Unsupported(OTHER_MODEL),
+    ),
+    **rows("NONLOCAL", "LOCATION GROUP INSTANTIATION POOL", Unsupported(OTHER_MODEL)),
+    **rows("SLOWFAST", "BETA_INV ALPHA FUSION_CONV_CHANNEL_RATIO FUSION_KERNEL_SZ", Unsupported(OTHER_MODEL)),
+    **rows(
+        "CONTRASTIVE",
+        "T DIM LENGTH QUEUE_LEN MOMENTUM MOMENTUM_ANNEALING TYPE INTERP_MEMORY MEM_TYPE NUM_CLASSES_DOWNSTREAM"
+        " NUM_MLP_LAYERS MLP_DIM BN_MLP BN_SYNC_MLP LOCAL_SHUFFLE_BN MOCO_MULTI_VIEW_QUEUE DELTA_CLIPS_MIN"
+        " DELTA_CLIPS_MAX PREDICTOR_DEPTHS SEQUENTIAL SIMCLR_DIST_ON SWAV_QEUE_LEN KNN_ON",
+        Unsupported(OTHER_MODEL),
+    ),
+    # Detection
+    "DETECTION.ENABLE": Unsupported("videos are classified, people in them are not detected", OFF, refused=True),
+    **rows(
+        "DETECTION", "ALIGNED SPATIAL_SCALE_FACTOR ROI_XFORM_RESOLUTION", Ignored("read with DETECTION.ENABLE alone")
+    ),
+    **rows(
+        "AVA",
+        "FRAME_DIR FRAME_LIST_DIR ANNOTATION_DIR TRAIN_LISTS TEST_LISTS TRAIN_GT_BOX_LISTS TRAIN_PREDICT_BOX_LISTS"
+        " TEST_PREDICT_BOX_LISTS DETECTION_SCORE_THRESH BGR TRAIN_USE_COLOR_AUGMENTATION TRAIN_PCA_JITTER_ONLY"
+        " TRAIN_PCA_EIGVAL TRAIN_PCA_EIGVEC TEST_FORCE_FLIP FULL_TEST_ON_VAL LABEL_MAP_FILE EXCLUSION_FILE"
+        " GROUNDTRUTH_FILE IMG_PROC_BACKEND",
+        Ignored("the data set AVA is not in this version"),
+    ),
+    # Multigrid
+    **rows("MULTIGRID", "SHORT_CYCLE LONG_CYCLE", Unsupported("clips keep their shape", OFF, refused=True)),
+    **rows(
+        "MULTIGRID",
+        "EPOCH_FACTOR SHORT_CYCLE_FACTORS LONG_CYCLE_FACTORS BN_BASE_SIZE EVAL_FREQ LONG_CYCLE_SAMPLING_RATE DEFAULT_B"
+        " DEFAULT_T DEFAULT_S",
+        Ignored("read with SHORT_CYCLE or LONG_CYCLE alone"),
+    ),
+    # Pictures, demo, benchmark
+    "TENSORBOARD.CONFUSION_MATRIX.ENABLE": Ignored("written whenever TENSORBOARD.ENABLE is on"),
+    **rows("TENSORBOARD", "CLASS_NAMES_PATH", Ignored("see DATA.CLASS_NAMES")),
+    **rows("TENSORBOARD", "PREDICTIONS_PATH CATEGORIES_PATH", Ignored("pictures are made of this run's own results")),
+    **rows("TENSORBOARD.CONFUSION_MATRIX", "FIGSIZE SUBSET_PATH", Ignored("all classes are drawn")),
+    "TENSORBOARD.HISTOGRAM.ENABLE": Unsupported("no histograms of predictions are made", OFF),
+    **rows("TENSORBOARD.HISTOGRAM", "SUBSET_PATH TOPK FIGSIZE", Ignored("read with HISTOGRAM.ENABLE alone")),
+    "TENSORBOARD.MODEL_VIS.ENABLE": Unsupported("no pictures of weights and activations are made", OFF),
+    **rows(
+        "TENSORBOARD.MODEL_VIS",
+        "MODEL_WEIGHTS ACTIVATIONS INPUT_VIDEO LAYER_LIST TOPK_PREDS COLORMAP GRAD_CAM.ENABLE GRAD_CAM.LAYER_LIST"
+        " GRAD_CAM.USE_TRUE_LABEL GRAD_CAM.COLORMAP",
+        Ignored("read with MODEL_VIS.ENABLE alone"),
+    ),
+    "TENSORBOARD.WRONG_PRED_VIS.ENABLE": Unsupported(
+        "TensorBoard gets no wrongly classified videos; see the report", OFF
+    ),
+    **rows("TENSORBOARD.WRONG_PRED_VIS", "TAG SUBSET_PATH", Ignored("read with WRONG_PRED_VIS.ENABLE alone")),
+    "DEMO.ENABLE": Unsupported("the run ends after the test", OFF),
+    **rows(
+        "DEMO",
+        "LABEL_FILE_PATH WEBCAM INPUT_VIDEO DISPLAY_WIDTH DISPLAY_HEIGHT DETECTRON2_CFG DETECTRON2_WEIGHTS"
+        " DETECTRON2_THRESH BUFFER_SIZE OUTPUT_FILE OUTPUT_FPS INPUT_FORMAT CLIP_VIS_SIZE NUM_VIS_INSTANCES PREDS_BOXES"
+        " THREAD_ENABLE NUM_CLIPS_SKIP GT_BOXES STARTING_SECOND FPS VIS_MODE COMMON_CLASS_THRES"
+        " UNCOMMON_CLASS_THRES COMMON_CLASS_NAMES SLOWMO",
+        Ignored("read with DEMO.ENABLE alone"),
+    ),
+    **rows("BENCHMARK", "NUM_EPOCHS LOG_PERIOD SHUFFLE", Ignored("tools/bench_data.py measures the loader")),
+}
+
+
+def made(last: Last) -> list[Made]:
+    """NUM_TEMPORAL_CLIPS [5, 7, 10]: a test with each number of clips."""
+    name = "TEST.NUM_TEMPORAL_CLIPS"
+    numbers = given(last, name, [], list[int])
+    found = [Made("TEST.NUM_ENSEMBLE_VIEWS", clips, (name,)) for clips in numbers[:1]]
+    for clips in numbers[1:]:
+        entry = {
+            "NAME": "views",
+            "DATASET": given(last, "TEST.DATASET", "kinetics"),
+            "SPLIT": "test",
+            "CLIPS": clips,
+            "CROPS": given(last, "TEST.NUM_SPATIAL_CROPS", 3),
+        }
+        found += [Made(f"EVALS.test_{clips}_clips.{key}", value, (name,)) for key, value in entry.items()]
+    return found
