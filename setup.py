@@ -42,7 +42,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["videorl", "videorl.*"]),
-    package_data={"videorl": ["defaults.yaml"], "videorl.report": ["*.j2", "*.css", "*.js"]},
+    package_data={
+        "videorl": ["defaults.yaml"],
+        "videorl.report": ["*.j2", "*.css", "*.js"],
+        "videorl.search": ["*.j2"],
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

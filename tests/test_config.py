@@ -473,3 +473,11 @@ def test_help_on_an_unknown_name_offers_the_nearest():
         config.describe("TRAIN.BATCHSIZE")
     with pytest.raises(UserError, match=re.escape("did you mean SOLVER?")):
         config.describe("SOLVR")
+
+
+def test_named_evaluations_are_all_there_are_but_for_those_with_a_key(written):
+    file = written("EVALS: {own: {NAME: views, DATASET: ssv2, EVERY: 2}}\n")
+    assert list(config.load([file]).EVALS) == ["own"]
+    assert list(config.load([file], ["EVALS.test.CLIPS", "4"]).EVALS) == ["test", "own"]
+    assert list(config.load([file], ["EVALS.val.EVERY", "1"]).EVALS) == ["val", "own"]
+    assert list(config.load([], ["EVALS.val.CLIPS", "2"]).EVALS) == ["val", "test"]

@@ -99,7 +99,7 @@ def test_all_data_sets_are_validated_and_averaged(runs):
     assert (evals["val"]["n"], evals["val"]["of"]) == (9, 9)
 
 
-def tested(data: Path, out: Path, checkpoint: Path, name: str, *words) -> Warm:
+def command_of(data: Path, out: Path, checkpoint: Path, name: str, *words) -> Warm:
     paths = ["DATA.PATH_TO_DATA_DIR", f"{data / name}/", "DATA.PATH_PREFIX", data / name]
     sets = ["TEST.DATASET", name, "TRAIN.DATASET", name, "MODEL.NUM_CLASSES", CLASSES[name]]
     sets += ["DATA.NUM_CLASSES", CLASSES[name], "TEST.CHECKPOINT_FILE_PATH", checkpoint]
@@ -126,7 +126,7 @@ def _published(name: str) -> str:
 
 
 def test_the_published_command_tests_one_head(data, published, tmp_path):
-    started = {name: tested(data, tmp_path / name, published, name) for name in CLASSES}
+    started = {name: command_of(data, tmp_path / name, published, name) for name in CLASSES}
     for name, process in started.items():
         code, _, err = finished(process)
         assert code == 0, err
@@ -155,7 +155,7 @@ def test_all_heads_in_one_command(data, runs, published, tmp_path):
 def test_a_head_on_the_videos_of_another_data_set_saves_scores(data, published, tmp_path):
     words = ["TEST.DATASET", "ssv2", "DATA.MODEL_DIFF_DATA", True, "DATA.NUM_CLASSES", 174]
     words += ["DATA.PATH_TO_DATA_DIR", data / "ssv2", "DATA.PATH_PREFIX", data / "ssv2"]
-    code, _, err = finished(tested(data, tmp_path / "other", published, "kinetics", *words))
+    code, _, err = finished(command_of(data, tmp_path / "other", published, "kinetics", *words))
     assert code == 0, err
     with np.load(tmp_path / "other/predictions/test.npz") as saved:
         assert saved["scores"].shape == (3, 400)
@@ -163,8 +163,8 @@ def test_a_head_on_the_videos_of_another_data_set_saves_scores(data, published, 
 
 
 def test_mistakes_are_one_line(data, published, tmp_path):
-    wrong_head = tested(data, tmp_path / "a", published, "kinetics", "EVALS.test.HEAD", "k400")
-    wrong_space = tested(data, tmp_path / "b", published, "mit", "MODEL.MULTI_NUM_CLASSES", "[400,300,174]",
+    wrong_head = command_of(data, tmp_path / "a", published, "kinetics", "EVALS.test.HEAD", "k400")
+    wrong_space = command_of(data, tmp_path / "b", published, "mit", "MODEL.MULTI_NUM_CLASSES", "[400,300,174]",
                          "MODEL.NUM_CLASSES", 300, "DATA.NUM_CLASSES", 300)  # fmt: skip
     code, _, err = finished(wrong_head)
     assert code == 2
@@ -185,7 +185,14 @@ def _last(err: str) -> str:
 def test_a_data_set_name_with_an_underscore_works(data, published, tmp_path):
     shutil.copytree(data / "mit", tmp_path / "moments")
     words = ["DATASETS.mit_mini.NAME", "mit", "DATASETS.mit_mini.NUM_CLASSES", 305]
-    words += ["LOSSES.heads.WEIGHTS", [1, 1, 1, 1], "DATASETS.mit_mini.ANNOTATIONS", tmp_path / "moments", "DATASETS.mit_mini.ROOT", tmp_path / "moments"]
+    words += [
+        "LOSSES.heads.WEIGHTS",
+        [1, 1, 1, 1],
+        "DATASETS.mit_mini.ANNOTATIONS",
+        tmp_path / "moments",
+        "DATASETS.mit_mini.ROOT",
+        tmp_path / "moments",
+    ]
     code, _, err = finished(trained(data, tmp_path / "run", *words, "TEST.ENABLE", False))
     assert code == 0, err
     file = sorted((tmp_path / "run/checkpoints").glob("checkpoint_epoch_*.pyth"))[-1]

@@ -290,7 +290,11 @@ def test_val_skip_takes_every_so_many_th_line_of_val_alone(tmp_path):
     for split in ("train", "val"):
         (tmp_path / f"{split}.csv").write_text("".join(f"{i}.mp4 {i % 5}\n" for i in range(7)))
     values = {**VALUES, "annotations": str(tmp_path), "val_skip": 3}
-    assert [Kinetics(Spec(Clip(4, 2, 32, 32)), "val", **values).path(i)[-5:] for i in range(3)] == ["0.mp4", "3.mp4", "6.mp4"]
+    assert [Kinetics(Spec(Clip(4, 2, 32, 32)), "val", **values).path(i)[-5:] for i in range(3)] == [
+        "0.mp4",
+        "3.mp4",
+        "6.mp4",
+    ]
     assert len(Kinetics(Spec(Clip(4, 2, 32, 32)), "val", **values)) == 3
     assert len(Kinetics(Spec(Clip(4, 2, 32, 32)), "train", **values)) == 7
     with pytest.raises(UserError, match=r"DATA.VAL_SKIP 0: expected 1"):

@@ -206,6 +206,29 @@ def test_nothing_else_depends_on_the_class():
         assert ((table - expected) ** 2 / expected).sum() < limit
 
 
+@pytest.mark.parametrize("kind", ["shape_motion", "speed_direction"])
+def test_classes_show_what_they_are_called(kind):
+    classes = list(toy.LABEL_SPACES[kind])
+    drawn = [toy.clip(0, "train", i, kind) for i in range(10 * len(classes))]
+    assert Counter(label for *_, label in drawn) == {label: 10 for label in range(len(classes))}
+    for scene, event, label in drawn:
+        first, motion = classes[label].split("_")
+        assert event.motion == motion
+        if kind == "shape_motion":
+            assert scene.shape == first
+        else:
+            assert (event.speed < 0.4) == (first == "slow")
+
+
+def test_each_kind_has_clips_of_its_own(tmp_path):
+    scenes = [toy.clip(0, "train", i, kind)[0].texture for kind in toy.LABEL_SPACES for i in range(100)]
+    assert len(set(scenes)) == 300
+    toy.make_set(tmp_path / "toy", kind="shape_motion", counts={"train": 2})
+    assert list(json.loads((tmp_path / "toy/classes.json").read_text())) == list(toy.LABEL_SPACES["shape_motion"])
+    with pytest.raises(UserError, match="holds a complete toy set with kind shape_motion, asked for motion"):
+        toy.make_set(tmp_path / "toy", counts={"train": 2})
+
+
 def test_splits_share_no_clip():
     scenes = [toy.clip(0, split, i)[0] for split in toy.SPLITS for i in range(100)]
     assert len({scene.texture for scene in scenes}) == 300

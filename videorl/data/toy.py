@@ -203,11 +203,10 @@ def clip(seed: int, split: str, index: int, kind: str = "motion") -> tuple[Scene
     at random.
     """
     key, classes = [seed, SPLITS.index(split)], list(LABEL_SPACES[kind].values())
-    if kind != "motion":
-        key.append(list(LABEL_SPACES).index(kind))
-    rng = np.random.default_rng([*key, index])
-    # A longer key, so that the order of classes shares no random stream with any clip.
-    order = np.random.default_rng([*key, index // len(classes), 1]).permutation(len(classes))
+    # Keys of other lengths or ends, so that no two random streams are one. (Zeros at the end of a key do not count.)
+    number = list(LABEL_SPACES).index(kind)
+    rng = np.random.default_rng([*key, index, *[1 + number] * (number > 0)])
+    order = np.random.default_rng([*key, index // len(classes), 1, *[number] * (number > 0)]).permutation(len(classes))
     label = int(order[index % len(classes)])
     shown = classes[label]
     heading, pace = rng.uniform(0, 2 * math.pi), rng.uniform(0.03, 0.1)
@@ -219,12 +218,18 @@ def clip(seed: int, split: str, index: int, kind: str = "motion") -> tuple[Scene
         fps=fps,
         shape=shown.shape or shape,
         colour=str(rng.choice(list(COLOURS))),
-        start=tuple(rng.uniform(size=len(AXES))),
+        start=_start(rng.uniform(size=len(AXES)), shown),
         drift=(pace * math.cos(heading), pace * math.sin(heading)),
         texture=int(rng.integers(2**32)),
     )
     seconds, speeds = float(rng.uniform(*SECONDS)), shown.speed or SPEEDS[MOTIONS[shown.motion][0]]
     return scene, Event(shown.motion, 0.0, seconds, float(rng.uniform(*speeds))), label
+
+
+def _start(phases: np.ndarray, shown: Class) -> tuple[float, ...]:
+    """Where a clip's shape starts. One whose form is to be told is drawn large."""
+    size = AXES.index("size")
+    return tuple(0.5 + p / 2 if shown.shape and k == size else p for k, p in enumerate(phases))
 
 
 def render_clip(seed: int, split: str, index: int, kind: str = "motion") -> tuple[np.ndarray, int, int]:
@@ -266,26 +271,31 @@ def make_set(
     settings is left alone; an unfinished one is continued, or rebuilt where its settings or software were others.
     `progress(steps, total)` wraps the loop over clips. Raises UserError for a folder that holds anything else.
     """
-    software = {"numpy": np.__version__, "av": version("av")}
-    settings = {"version": VERSION, "kind": kind, "seed": seed, "counts": dict(counts), "software": software}
+    settings = {"version": VERSION, "kind": kind, "seed": seed, "counts": dict(counts)}
+    write = partial(_write_clip, out, seed, kind)
+    return fill(out, settings, write, partial(_write_lists, out, seed, kind, counts), workers, progress)
+
+
+def fill(out: Path, settings: dict, write: Callable, write_lists: Callable, workers: int, progress: Callable) -> str:
+    """Fills the folder of a set as `make_set` says; `settings`: version, kind, seed and counts (name -> files).
+
+    `write((name, index))` writes one video below `out/videos`, unless it stands there, in any order and process;
+    `write_lists()` what stands beside them, last.
+    """
+    settings = {**settings, "software": {"numpy": np.__version__, "av": version("av")}}
+    jobs = [(name, index) for name, count in settings["counts"].items() for index in range(count)]
     done = _standing(out, settings)
     if done == "complete":
-        return f"{out}: already complete (seed {seed}, {sum(counts.values())} clips), nothing to do"
+        return f"{out}: already complete (seed {settings['seed']}, {len(jobs)} clips), nothing to do"
     if done == "rebuilt" and (out / "videos").exists():
         shutil.rmtree(out / "videos")
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / UNFINISHED, settings)  # first of all: it tells that the folder's videos are ours to replace
-    for split in counts:
-        (out / "videos" / split).mkdir(parents=True, exist_ok=True)
-    jobs = [(split, index) for split, count in counts.items() for index in range(count)]
-    for _ in progress(_map(partial(_write_clip, out, seed, kind), jobs, workers), len(jobs)):
+    for _ in progress(_map(write, jobs, workers), len(jobs)):
         pass
-    for split, count in counts.items():
-        lines = [f"videos/{split}/{file_name(split, i)} {clip(seed, split, i, kind)[2]}\n" for i in range(count)]
-        (out / f"{split}.csv").write_text("".join(lines))
-    _write_json(out / "classes.json", {name: label for label, name in enumerate(LABEL_SPACES[kind])})
+    write_lists()
     os.replace(out / UNFINISHED, out / MARK)
-    return f"{out}: {done} (seed {seed}, {len(jobs)} clips)"
+    return f"{out}: {done} (seed {settings['seed']}, {len(jobs)} clips)"
 
 
 def _standing(out: Path, settings: dict) -> str:
@@ -319,8 +329,16 @@ def _write_clip(out: Path, seed: int, kind: str, job: tuple[str, int]) -> None:
     split, index = job
     path = out / "videos" / split / file_name(split, index)
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         frames, fps, _ = render_clip(seed, split, index, kind)
         write_video(path, frames, fps)
+
+
+def _write_lists(out: Path, seed: int, kind: str, counts: Mapping[str, int]) -> None:
+    for split, count in counts.items():
+        lines = [f"videos/{split}/{file_name(split, i)} {clip(seed, split, i, kind)[2]}\n" for i in range(count)]
+        (out / f"{split}.csv").write_text("".join(lines))
+    _write_json(out / "classes.json", {name: label for label, name in enumerate(LABEL_SPACES[kind])})
 
 
 def _map(work: Callable, jobs: Sequence, workers: int) -> Iterable:

@@ -143,12 +143,20 @@ def _output_dir(settings: list[Setting]) -> list[Setting]:
 def sugar(cfg: CfgNode, given: set[str]) -> list[tuple[tuple[str, ...], object]]:
     """PySlowFast's TRAIN.EVAL_PERIOD, TEST.* and MODEL.LOSS_FUNC as (path, value) of entries of EVALS and LOSSES.
 
-    `given`: nodes that the user set; whoever writes LOSSES names all losses. Settings of the user come after these.
+    `given`: dotted keys that the user set. Whoever writes LOSSES names all losses. Whoever names an evaluation in EVALS
+    names all of them; `val` or `test` stay where one of their keys is given, and both beside entries called test_….
+    Settings of the user come after these.
     """
+    entries = {name.split(".")[1] for name in given if name.startswith("EVALS.") and name.endswith(".NAME")}
+    named = any(not name.startswith("test_") for name in entries)
+
+    def wanted(evaluation: str) -> bool:
+        return not named or any(name.startswith(f"EVALS.{evaluation}.") for name in given)
+
     entries = {}
-    if "LOSSES" not in given:
+    if not any(name.startswith("LOSSES.") for name in given):
         entries["LOSSES", cfg.MODEL.LOSS_FUNC] = {"NAME": cfg.MODEL.LOSS_FUNC}
-    if cfg.TRAIN.EVAL_PERIOD > 0:
+    if cfg.TRAIN.EVAL_PERIOD > 0 and wanted("val"):
         entries["EVALS", "val"] = {
             "NAME": "views",
             "DATASET": cfg.TRAIN.DATASET,
@@ -156,11 +164,12 @@ def sugar(cfg: CfgNode, given: set[str]) -> list[tuple[tuple[str, ...], object]]
             "EVERY": cfg.TRAIN.EVAL_PERIOD,
             "AT_TEST": False,
         }
-    entries["EVALS", "test"] = {
-        "NAME": "views",
-        "DATASET": cfg.TEST.DATASET,
-        "SPLIT": "test",
-        "CLIPS": cfg.TEST.NUM_ENSEMBLE_VIEWS,
-        "CROPS": cfg.TEST.NUM_SPATIAL_CROPS,
-    }
+    if wanted("test"):
+        entries["EVALS", "test"] = {
+            "NAME": "views",
+            "DATASET": cfg.TEST.DATASET,
+            "SPLIT": "test",
+            "CLIPS": cfg.TEST.NUM_ENSEMBLE_VIEWS,
+            "CROPS": cfg.TEST.NUM_SPATIAL_CROPS,
+        }
     return [((*path, key), value) for path, node in entries.items() for key, value in node.items()]

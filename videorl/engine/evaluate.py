@@ -15,6 +15,7 @@ from videorl.data.quarantine import Quarantine
 from videorl.engine import build
 from videorl.engine.step import Precision, to_device
 from videorl.log import Progress
+from videorl.metrics import is_fraction
 from videorl.registry import EVALS, UserError
 from videorl.spec import Views
 
@@ -173,8 +174,25 @@ def averages(evaluations: dict[str, Evaluation], results: dict[str, dict]) -> di
 
 def readable(found: dict[str, float]) -> str:
     """`top1 93.0 %, top5 99.0 % (n=93/100, 93.0 %)`: fractions as per cent, other numbers as such, the coverage."""
-    shown = [
-        f"{k} {100 * v:.1f} %" if 0 <= v <= 1 else f"{k} {v:.4g}" for k, v in found.items() if k not in ("n", "of")
-    ]
+    shown = [f"{k} {_shown(k, v)}" for k, v in found.items() if k not in ("n", "of")]
+    return f"{', '.join(shown) or 'no metric'} ({_coverage(found)})"
+
+
+def table(results: dict[str, dict[str, float]]) -> str:
+    """Several evaluations as a table: a line for each, a column for each metric."""
+    metrics = list(dict.fromkeys(k for found in results.values() for k in found if k not in ("n", "of")))
+    rows = [["", *metrics, ""]]
+    for name, found in results.items():
+        rows.append([name, *(_shown(k, found[k]) if k in found else "" for k in metrics), _coverage(found)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(w) if k else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths)))
+                     for row in rows)  # fmt: skip
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if is_fraction(name, value) else f"{value:.4g}"
+
+
+def _coverage(found: dict[str, float]) -> str:
     part = f", {100 * found['n'] / found['of']:.1f} %" if found["n"] < found["of"] else ""
-    return f"{', '.join(shown)} (n={found['n']}/{found['of']}{part})"
+    return f"n={found['n']}/{found['of']}{part}"

@@ -36,8 +36,8 @@ def run_phases(cfg) -> None:
         if dist.is_main():
             run.note(folder, {"finished": run.now()})
             log.attempt("report.html", lambda: _report(folder))
-            for name, found in results.items() if cfg.TEST.ENABLE else ():
-                logger.info("%s: %s", name, evaluate.readable(found))
+            if cfg.TEST.ENABLE and results:
+                logger.info("results\n%s", evaluate.table(results))
 
 
 def _clear(folder: Path) -> None:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from videorl.report.classes import classes
 from videorl.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, charts
 from videorl.report.gallery import CLIPS, gallery
-from videorl.report.read import RunFolder, number, percent, read, text_of
+from videorl.report.read import RunFolder, metric, number, percent, read, text_of
 
 HERE = Path(__file__).parent
 QUARANTINE_ROWS = 200
@@ -38,7 +38,7 @@ def write(output_dir: Path) -> Path:
 def page(folder: RunFolder) -> str:
     """The report as HTML; the template escapes all text, and only our own style and script may run."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "text_of": text_of, "data": _data}
+    environment.filters |= {"percent": percent, "metric": metric, "text_of": text_of, "data": _data}
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     clips = max(4, CLIPS // max(1, len(folder.predictions)))
     bad = sorted(folder.quarantine, key=lambda row: (-_count(row), str(row.get("path"))))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from videorl.metrics import is_fraction
 from videorl.report.read import RunFolder, number, percent, text_of
 
 WIDTH, HEIGHT = 440, 220
@@ -66,7 +67,7 @@ def _evaluation(name: str, lines: list[dict]) -> list[tuple[str, list[Line], str
     """One chart for the metrics that are fractions, and one for each that is not: they share no axis."""
     metrics = [key for key in lines[-1] if key not in ("kind", "name", "step", "epoch", "n", "of", "time")]
     curves = [_line(metric, lines, metric) for metric in metrics]
-    fractions = [c for c in curves if len(c.x) and not np.any((c.y < 0) | (c.y > 1))]
+    fractions = [c for c in curves if len(c.x) and all(is_fraction(c.name, y) for y in c.y[np.isfinite(c.y)])]
     for curve in fractions:
         curve.last = percent(float(curve.y[-1]))
     note = f"last: n={text_of(lines[-1].get('n'))}/{text_of(lines[-1].get('of'))}"

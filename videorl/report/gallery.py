@@ -61,7 +61,7 @@ def _tile(predictions: Predictions, row: int) -> Tile:
     # A damaged file can make a decoder raise anything; the report must come out all the same, and shows the reason.
     except Exception as error:
         return Tile(**tile, reason=str(error).replace(path, Path(path).name) or type(error).__name__)
-    return Tile(**tile, moving=_webp(pictures), still=_webp(pictures[len(pictures) // 2 :][:1]))
+    return Tile(**tile, moving=webp(pictures), still=webp(pictures[len(pictures) // 2 :][:1]))
 
 
 def _pictures(path: str) -> list[Image.Image]:
@@ -78,7 +78,8 @@ def _pictures(path: str) -> list[Image.Image]:
     return [Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0) for frame in frames]
 
 
-def _webp(pictures: list[Image.Image]) -> str:
+def webp(pictures: list[Image.Image]) -> str:
+    """A data URI of one picture, or of several that play in a loop."""
     buffer = io.BytesIO()
     options = {"save_all": True, "append_images": pictures[1:], "duration": MILLISECONDS, "loop": 0}
     pictures[0].save(buffer, "WEBP", quality=60, method=3, **(options if len(pictures) > 1 else {}))

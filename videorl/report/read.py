@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from videorl.metrics import is_fraction
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -112,6 +114,11 @@ def text_of(value) -> str:
 def percent(value) -> str:
     """A fraction as `93.0 %`; a number outside 0..1, which is no fraction, as it is."""
     return f"{100 * value:.1f} %" if number(value) and 0 <= value <= 1 else text_of(value)
+
+
+def metric(value, name: str) -> str:
+    """A metric as per cent where it is a fraction."""
+    return percent(value) if is_fraction(name, value) else text_of(value)
 
 
 def json_lines(path: Path) -> tuple[list[dict], int]:

@@ -56,3 +56,13 @@ for (const button of document.querySelectorAll("[data-copy]")) {
     setTimeout(() => (button.textContent = "Copy"), 2000);
   });
 }
+
+// Without this script, and on paper, all panels show.
+function choose(name) {
+  for (const tab of document.querySelectorAll("[data-tab]")) tab.setAttribute("aria-selected", tab.dataset.tab === name);
+  for (const panel of document.querySelectorAll("[data-panel]")) panel.hidden = panel.dataset.panel !== name;
+}
+const tabs = document.querySelectorAll("[data-tab]");
+tabs.forEach((tab) => tab.addEventListener("click", () => choose(tab.dataset.tab)));
+if (tabs.length) choose(tabs[0].dataset.tab);
+addEventListener("beforeprint", () => document.querySelectorAll("[data-panel]").forEach((one) => (one.hidden = false)));

@@ -1,0 +1,122 @@
+"""Zero-shot retrieval: windows averaged, both directions, and no clip lost or doubled on several ranks."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.data.narrated import FOLDER
+from videorl import config, dist
+from videorl.engine import build
+from videorl.engine.evaluate import Evaluation
+from videorl.evals.retrieval import Retrieval
+from videorl.metrics.retrieval import ranks, summary
+from videorl.spec import Clip, Spec, Views
+
+
+def retrieval(clips: int) -> Retrieval:
+    return Retrieval(Spec(Clip(16, 1, 48, 48), views=Views(clips)))
+
+
+def as_rows(videos: np.ndarray, texts: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows sorted by (index, view) from videos [N, V, D] and texts [N, D]."""
+    n, views = videos.shape[:2]
+    return {
+        "index": np.repeat(np.arange(n) * 2, views),
+        "view": np.tile(np.arange(views), n),
+        "video_embed": videos.reshape(n * views, -1),
+        "text_embed": np.repeat(texts, views, 0),
+    }
+
+
+def test_windows_are_averaged_and_both_directions_ranked():
+    random = np.random.default_rng(0)
+    videos, texts = random.normal(size=(30, 4, 8)), random.normal(size=(30, 8))
+    found, per_sample = retrieval(4).finish(as_rows(videos, texts))
+    scores = np.array([[sum(text @ window for window in windows) / 4 for windows in videos] for text in texts])
+    wanted = {"t2v": ranks(scores), "v2t": ranks(scores.T)}
+    for way, r in wanted.items():
+        assert {k: found[f"{way}_{k}"] for k in ("r1", "r5", "r10", "medr")} == summary(r)
+        assert per_sample[f"{way}_rank"].tolist() == r.tolist()
+    assert not np.array_equal(wanted["t2v"], wanted["v2t"])
+    assert per_sample["index"].tolist() == list(range(0, 60, 2))
+
+
+def test_embeddings_are_not_normalised():
+    videos, texts = np.array([[[1.0, 0]], [[9.0, 1]]]), np.array([[1.0, 0], [0, 1.0]])
+    found, _ = retrieval(1).finish(as_rows(videos, texts))
+    assert found["t2v_r1"] == 0.5, "the longer video wins the first query"
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 5), (2, 5)])
+def test_a_row_for_each_window(shape):
+    batch = {
+        "video": torch.zeros(2, 3, 2, 8, 8),
+        "text": torch.ones(2, 1, 7, dtype=torch.int64),
+        "index": torch.tensor([3, 3]),
+        "view": torch.tensor([0, 1]),
+    }
+    outputs = {"video_embed": torch.randn(2, 5).half(), "text_embed": torch.randn(shape)}
+    rows = retrieval(2).step(lambda video, text: outputs, batch)
+    assert rows["video_embed"].dtype == torch.float32
+    assert rows["text_embed"].shape == (2, 5)
+    assert torch.equal(rows["index"], batch["index"])
+
+
+def test_the_protocol_in_words():
+    assert retrieval(10).protocol.startswith("text and video retrieval, 10 windows averaged, dot product")
+    assert "1 window," in retrieval(1).protocol
+
+
+# ---- in the engine ---------------------------------------------------------------------------------------------------
+
+
+class Towers(nn.Module):
+    """Something that depends on every pixel and word."""
+
+    def forward(self, video, text=None):
+        pixels = video.mean((2, 3)).flatten(1)[:, :96]  # [B, 96]
+        words = torch.nn.functional.one_hot(text[:, 0] % 96, 96).sum(1)
+        return {"video_embed": pixels, "text_embed": words[:, None].float()}
+
+
+@pytest.fixture
+def evaluation(tmp_path, monkeypatch) -> Evaluation:
+    """YouCook2 with seven clips, one of which cannot be read."""
+    rows = [f"{start + 4},{start},{226 if start != 3 else 'none'},{word},ycA" for start, word in enumerate("abcdefg")]
+    (tmp_path / "youcook.csv").write_text("end,start,task,text,video_id\n" + "\n".join(rows) + "\n")
+    np.save(tmp_path / "dict.npy", np.array(list("abcdefg")))
+    words = {
+        "TRAIN.DATASET": "youcook2",
+        "YOUCOOK2.ANNOTATIONS": tmp_path / "youcook.csv",
+        "YOUCOOK2.VIDEO_ROOT": FOLDER / "videos",
+        "TEXT.DICT": tmp_path / "dict.npy",
+        "DATA.NUM_FRAMES": 4,
+        "DATA.SAMPLING_RATE": 1,
+        "DATA.TARGET_FPS": 5,
+        "DATA.TEST_CROP_SIZE": 32,
+        "DATA.MAX_BAD_FRACTION": 0.2,
+        "DATA_LOADER.NUM_WORKERS": 0,
+        "EVALS.cook.NAME": "retrieval",
+        "EVALS.cook.DATASET": "youcook2",
+        "EVALS.cook.CLIPS": 3,
+        "EVALS.cook.BATCH_SIZE": 6,
+    }
+    cfg = config.load([], [str(word) for pair in words.items() for word in pair])
+    return Evaluation(cfg, "cook")
+
+
+def test_ranks_share_the_clips_and_none_is_lost(evaluation, monkeypatch):
+    precision = build.precision(evaluation.cfg)
+    alone = evaluation.run(Towers(), precision)
+    assert (alone["n"], alone["of"]) == (6, 7)
+    rows_alone = evaluation.per_sample
+    for world in (2, 3, 5):
+        monkeypatch.setattr(dist, "world_size", lambda world=world: world)
+        gathered = []
+        for rank in range(world):
+            monkeypatch.setattr(dist, "rank", lambda rank=rank: rank)
+            gathered.append(evaluation._rows(Towers(), precision, lambda doing: None))
+        monkeypatch.undo()
+        assert evaluation._finish(gathered, None) == alone
+        assert all(np.array_equal(evaluation.per_sample[k], rows_alone[k]) for k in rows_alone)

@@ -1,0 +1,281 @@
+"""Captions of narrated videos: one csv file for each video, or one file for all, mapped into memory.
+
+1.2 million small files are slow to open from a network disk, so `tools/index_captions.py` reads them once. Its file
+holds arrays one after the other; the json beside it, written last, says where each begins and what hash the file has.
+Processes that map it share its pages, so memory stays the same however long a run lasts.
+"""
+
+import hashlib
+import json
+import math
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from videorl.data.lists import read_columns, text_of
+from videorl.data.video import VideoError
+from videorl.registry import UserError
+
+FORMAT = "videorl captions 1"
+PART = 10_000  # videos of one part: what is lost when the tool is killed
+THREADS = 8  # files read at once: on a network disk each is mostly waited for
+ALIGNED = 64  # bytes
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of one video: seconds [N] at which they start and end, and N texts. N >= 1."""
+
+    starts: np.ndarray
+    ends: np.ndarray
+    texts: list[str]
+
+
+def name_of(video_path: str) -> str:
+    """The name under which a video's captions stand: its path up to the first dot, wherever that is."""
+    return video_path.split(".")[0]
+
+
+class CaptionFiles:
+    """`<root>/<name>.csv` for each video, with the columns start, end (seconds) and text."""
+
+    def __init__(self, root: str):
+        if not os.path.isdir(root):
+            raise UserError(f"HOWTO100M.CAPTION_ROOT {root!r} is no folder; name that of the caption csv files")
+        self.root, self.fingerprint = Path(root), ""
+
+    def of(self, name: str) -> Captions:
+        """Raises `VideoError`, stage "index": no such file, a column is missing, no captions, a time that is none."""
+        try:
+            rows = list(read_columns(self.root / f"{name}.csv", ("start", "end", "text")))
+            return _captions(rows)
+        except OSError as error:
+            raise _unreadable(name, error.strerror or str(error)) from None
+        except ValueError as error:
+            raise _unreadable(name, str(error)) from None
+
+
+def _captions(rows: list[tuple[str, str, str]]) -> Captions:
+    if not rows:
+        raise ValueError("no captions")
+    times = np.empty((2, len(rows)))
+    for k, row in enumerate(rows):
+        for column in (0, 1):
+            times[column, k] = _seconds(row[column], k)
+    texts = [text_of(text) for _, _, text in rows]
+    if any("\0" in text for text in texts):
+        raise ValueError("a text holds a NUL character")
+    return Captions(times[0], times[1], texts)
+
+
+def _seconds(cell: str, row: int) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"caption {row}: {cell[:20]!r} is no time in seconds")
+    return value
+
+
+def _unreadable(name: str, reason: str) -> VideoError:
+    return VideoError(name, "index", f"captions {name}.csv: {reason}")
+
+
+class CaptionIndex:
+    """The same from the file that `build_index` writes. Raises `UserError` if it or its json is missing or cut."""
+
+    def __init__(self, file: str | Path):
+        self.file = Path(file)
+        head = read_head(self.file)
+        self.fingerprint = head["sha256"][:16]
+        data = np.memmap(self.file, np.uint8, mode="r")
+        arrays = {name: _array(data, **place) for name, place in head["arrays"].items()}
+        self.names, self.order = arrays["names"], arrays["order"]
+        self.first_caption, self.first_byte = arrays["first_caption"], arrays["first_byte"]
+        self.starts, self.ends, self.text = arrays["starts"], arrays["ends"], arrays["text"]
+
+    def __reduce__(self):
+        return CaptionIndex, (str(self.file),)  # else the arrays themselves would go to the workers
+
+    @property
+    def unread(self) -> int:
+        """Number of videos whose captions could not be read."""
+        return int((np.diff(self.first_caption) == 0).sum())
+
+    def of(self, name: str) -> Captions:
+        """Raises `VideoError` for a video that is not in the index, and with the reason for one that could not be."""
+        row = self._row(name.encode())
+        if row is None:
+            raise _unreadable(name, f"not in {self.file.name}; make the index again")
+        rows = slice(self.first_caption[row], self.first_caption[row + 1])
+        text = bytes(self.text[self.first_byte[row] : self.first_byte[row + 1]]).decode()
+        if rows.start == rows.stop:
+            raise VideoError(name, "index", text)
+        return Captions(np.array(self.starts[rows]), np.array(self.ends[rows]), text.split("\0"))
+
+    def _row(self, name: bytes) -> int | None:
+        if len(name) > self.names.itemsize:
+            return None
+        place = int(np.searchsorted(self.names, np.array(name, self.names.dtype), sorter=self.order))
+        found = place < len(self.order) and self.names[self.order[place]] == name
+        return int(self.order[place]) if found else None
+
+
+def _array(data: np.ndarray, dtype: str, shape: list[int], offset: int) -> np.ndarray:
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    return data[offset : offset + size].view(np.ndarray).view(dtype).reshape(shape)
+
+
+def head_of(file: Path) -> Path:
+    """The json beside an index."""
+    return file.with_name(file.name + ".json")
+
+
+def read_head(file: Path) -> dict:
+    """What the json beside an index says. Raises `UserError` unless both are there, whole by their size."""
+    try:
+        head = json.loads(head_of(file).read_text(encoding="utf-8"))
+        size = file.stat().st_size
+    except OSError as error:
+        raise UserError(
+            f"caption index {file}: {error.filename}: {error.strerror}; tools/index_captions.py makes it"
+        ) from None
+    except ValueError:
+        head, size = {}, -1
+    if head.get("format") != FORMAT or head.get("bytes") != size:
+        raise UserError(
+            f"caption index {file} does not fit its json; delete both and run tools/index_captions.py again"
+        )
+    return head
+
+
+# ------------------------------------------------------------------------------------------------------ making the file
+
+Progress = Callable[[Iterable, int], Iterable]
+
+
+def build_index(names: Sequence[str], root: str, out: Path, progress: Progress) -> dict:
+    """Reads the captions of all videos into the file `out`, part by part; a run that was killed goes on where it was.
+
+    A video whose captions cannot be read stands in it with the reason. `progress(parts, total)` gives the parts on.
+    Returns the head. Raises `UserError` where `out` or its parts were made from another list.
+    """
+    digest = list_digest(names)
+    parts = out.with_name(out.name + ".parts")
+    _claim(parts, digest, out)
+    files = [parts / f"{first:010d}.npz" for first in range(0, len(names), PART)]
+    captions = CaptionFiles(root)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for k, file in progress(enumerate(files), len(files)):
+            if not file.exists():
+                _write_part(file, list(pool.map(lambda name: _read(captions, name), names[k * PART : (k + 1) * PART])))
+    head = {"format": FORMAT, "list_sha256": digest, **_join(files, names, out)}
+    _replace(head_of(out), json.dumps(head, indent=1).encode())
+    for file in (*files, parts / "list.json"):
+        file.unlink()
+    parts.rmdir()
+    return head
+
+
+def verify(file: Path, names: Sequence[str]) -> dict:
+    """The head of a finished index. Raises `UserError` if its bytes have changed or it was made from another list."""
+    head = read_head(file)
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    if digest.hexdigest() != head["sha256"]:
+        raise UserError(f"caption index {file} has changed since it was made; delete it and run again")
+    if head["list_sha256"] != list_digest(names):
+        raise UserError(f"caption index {file} was made from another list; delete it, or write to another file")
+    return head
+
+
+def list_digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _claim(parts: Path, digest: str, out: Path) -> None:
+    """Marks the folder of parts as that of this list."""
+    mark = parts / "list.json"
+    if mark.exists():
+        if json.loads(mark.read_text(encoding="utf-8"))["list_sha256"] != digest:
+            raise UserError(f"{parts} was begun with another list; delete it, or write to another file than {out}")
+        return
+    parts.mkdir(parents=True, exist_ok=True)
+    _replace(mark, json.dumps({"list_sha256": digest}).encode())
+
+
+def _read(captions: CaptionFiles, name: str) -> Captions | str:
+    """The captions, or why they cannot be read."""
+    try:
+        return captions.of(name)
+    except VideoError as error:
+        return error.reason
+
+
+def _write_part(file: Path, found: list[Captions | str]) -> None:
+    read = [c for c in found if isinstance(c, Captions)]
+    texts = [("\0".join(c.texts) if isinstance(c, Captions) else c).encode() for c in found]
+    arrays = {
+        "captions": np.array([len(c.texts) if isinstance(c, Captions) else 0 for c in found], np.int64),
+        "bytes": np.array([len(text) for text in texts], np.int64),
+        "starts": np.concatenate([c.starts for c in read] or [np.empty(0)]),
+        "ends": np.concatenate([c.ends for c in read] or [np.empty(0)]),
+        "text": np.frombuffer(b"".join(texts), np.uint8),
+    }
+    temporary = file.with_suffix(".tmp")
+    with open(temporary, "wb") as stream:
+        np.savez(stream, **arrays)
+    os.replace(temporary, file)
+
+
+def _join(files: list[Path], names: Sequence[str], out: Path) -> dict:
+    """Writes the parts, array by array, to `out`; returns what its json says of it."""
+    encoded = np.array([name.encode() for name in names])
+    arrays = {"names": [encoded], "order": [np.argsort(encoded, kind="stable")]}
+    for key, counts in (("first_caption", "captions"), ("first_byte", "bytes")):
+        arrays[key] = [np.concatenate([[0], *(_load(file, counts) for file in files)]).cumsum()]
+    arrays |= {key: map(partial(_load, key=key), files) for key in ("starts", "ends", "text")}
+    temporary, digest, places = out.with_name(out.name + ".tmp"), hashlib.sha256(), {}
+    with open(temporary, "wb") as stream:
+        for key, pieces in arrays.items():
+            places[key] = _append(stream, digest, pieces)
+        size = stream.tell()
+    os.replace(temporary, out)
+    videos, captions = len(names), places["starts"]["shape"][0]
+    return {"videos": videos, "captions": captions, "bytes": size, "sha256": digest.hexdigest(), "arrays": places}
+
+
+def _append(stream, digest, pieces: Iterable[np.ndarray]) -> dict:
+    """Writes one array that comes in pieces; returns its type, shape and place."""
+    padding = bytes(-stream.tell() % ALIGNED)
+    stream.write(padding)
+    digest.update(padding)
+    offset, length, kind = stream.tell(), 0, ""
+    for piece in pieces:
+        stream.write(piece.tobytes())
+        digest.update(piece.tobytes())
+        length, kind = length + len(piece), piece.dtype.str
+    return {"dtype": kind, "shape": [length], "offset": offset}
+
+
+def _load(file: Path, key: str) -> np.ndarray:
+    try:
+        with np.load(file) as part:
+            return part[key]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        raise UserError(f"{file} is damaged; delete it and run again") from None
+
+
+def _replace(file: Path, content: bytes) -> None:
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, file)
