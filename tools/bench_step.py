@@ -1,7 +1,9 @@
 """Times the training step of a config's model: forward, backward, optimizer, and peak memory. Prints JSON.
 
 python tools/bench_step.py --cfg configs/Kinetics/MVITv2_S_16x4.yaml --batch 1 --against torchvision
-times torchvision's mvit_v2_s in the same process, step by step in turn, so that a slow moment of the machine hits both.
+python tools/bench_step.py --cfg configs/HowTo100M/S3D_MILNCE.yaml --batch 4 --against torchvision
+time torchvision's mvit_v2_s or s3d in the same process, step by step in turn, so that a slow moment of the machine hits
+both. Of a model of video and text the video tower is timed: its embedding stands for the scores of classes.
 """
 
 import argparse
@@ -17,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from videorl import config, dist
 from videorl.engine import build, optim
@@ -37,35 +40,50 @@ class Contestant:
     def step(self, video: torch.Tensor, labels: torch.Tensor) -> None:
         """One optimizer step; its parts are added to `seconds`, its memory to `peak` (MiB above what stood before)."""
         device = video.device
-        with _Peak(device) as peak:
-            times = [_now(device)]
+        with Peak(device) as peak:
+            times = [now(device)]
             with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-                outputs = self.model(video)
-            logits = outputs["logits"] if isinstance(outputs, dict) else outputs
-            loss = nn.functional.cross_entropy(logits.float(), labels)
-            times.append(_now(device))
+                scores = _scores(self.model, video)
+            loss = nn.functional.cross_entropy(scores.float(), labels)
+            times.append(now(device))
             loss.backward()
-            times.append(_now(device))
+            times.append(now(device))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            times.append(_now(device))
+            times.append(now(device))
         self.peak = max(self.peak, peak.mebibytes)
         spans = [b - a for a, b in zip(times, times[1:], strict=False)]
         for part, span in zip(PARTS, [*spans, times[-1] - times[0]], strict=True):
             self.seconds[part].append(span)
 
-    def result(self, batch: int) -> dict:
+    def result(self, video: torch.Tensor) -> dict:
         medians = {part: round(statistics.median(values), 4) for part, values in self.seconds.items()}
         return {
             "seconds": medians,
             "fastest_step": round(min(self.seconds["step"]), 4),
-            "clips_per_second": round(batch / medians["step"], 3),
+            "clips_per_second": round(len(video) / medians["step"], 3),
             "peak_mebibytes": round(self.peak),
             "parameters": sum(p.numel() for p in self.model.parameters()),
+            "giga_multiply_adds": round(_multiply_adds(self.model, video[:1]) / 1e9, 2),
         }
 
 
-class _Peak:
+def _scores(model: nn.Module, video: torch.Tensor) -> torch.Tensor:
+    """`[B, C]`: logits, or the embedding of a model without classes."""
+    outputs = model(video)
+    if not isinstance(outputs, dict):
+        return outputs
+    return outputs["logits"] if "logits" in outputs else outputs["video_embed"]
+
+
+def _multiply_adds(model: nn.Module, clip: torch.Tensor) -> float:
+    """Of the forward pass, by torch's counter."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(clip)
+    return counter.get_total_flops() / 2
+
+
+class Peak:
     """Most memory in use at any moment inside, above that at the start."""
 
     def __init__(self, device: torch.device):
@@ -100,7 +118,7 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -113,18 +131,25 @@ def contestants(cfg, against: str, dtypes: list[torch.dtype]) -> list[Contestant
         optimizer = optim.build_optimizer(cfg, model, nn.Module())
         found.append(Contestant(f"videorl {_short(dtype)}", model, optimizer, dtype))
         if against == "torchvision":
-            other = _torchvision(cfg)
+            other = _torchvision(cfg).to(dist.device())
             groups = torch.optim.AdamW(other.parameters(), lr=1e-4, fused=dist.device().type == "cuda")
             found.append(Contestant(f"torchvision {_short(dtype)}", other, groups, dtype))
     return found
 
 
 def _torchvision(cfg) -> nn.Module:
-    from torchvision.models.video import mvit_v2_s
+    """Torchvision's network of the same kind, with as many outputs."""
+    from torchvision.models.video import mvit_v2_s, s3d
 
-    if (cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE) != (16, 224):
-        raise UserError("torchvision's mvit_v2_s takes 16 frames of 224 pixels: use the config MVITv2_S_16x4")
-    return mvit_v2_s(num_classes=cfg.MODEL.NUM_CLASSES).to(dist.device())
+    kind, frames, size = cfg.MODEL.MODEL_NAME, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE
+    if kind == "S3D" and frames >= 16 and size >= 224:
+        return s3d(num_classes=cfg.S3D.EMBED_DIM)
+    if (kind, frames, size) == ("MViT", 16, 224):
+        return mvit_v2_s(num_classes=cfg.MODEL.NUM_CLASSES)
+    raise UserError(
+        f"--against torchvision: it has mvit_v2_s for 16 frames of 224 pixels (config MVITv2_S_16x4) and s3d for"
+        f" at least that (config S3D_MILNCE), not {kind} for {frames} frames of {size} pixels"
+    )
 
 
 def _short(dtype: torch.dtype) -> str:
@@ -148,7 +173,7 @@ def main() -> None:
 def run(cfg, args) -> None:
     device, size = dist.device(), cfg.DATA.TRAIN_CROP_SIZE
     video = torch.randn(args.batch, 3, cfg.DATA.NUM_FRAMES, size, size, device=device)
-    labels = torch.randint(cfg.MODEL.NUM_CLASSES, (args.batch,), device=device)
+    labels = torch.zeros(args.batch, dtype=torch.int64, device=device)
     names = args.dtype.split(",")
     if strange := set(names) - set(DTYPES):
         raise UserError(f"--dtype {', '.join(sorted(strange))}: expected float32, bfloat16, or both")
@@ -160,7 +185,7 @@ def run(cfg, args) -> None:
             if number == 0:
                 one.seconds = {part: [] for part in PARTS}
                 one.peak = 0.0
-    results = {one.name: one.result(args.batch) for one in field}
+    results = {one.name: one.result(video) for one in field}
     first = field[0].name
     ratios = {
         f"{first} / {name}": round(results[first]["seconds"]["step"] / found["seconds"]["step"], 3)

@@ -95,7 +95,8 @@ def fit(
     """
     own, head = model.state_dict(), getattr(model, "head", None)
     given = plain_names(weights_of(state, source, averaged=testing), clear)
-    layout = None if own.keys() <= given.keys() else layout_of(given)
+    fits = all(name in given and given[name].shape == value.shape for name, value in own.items())
+    layout = None if fits else layout_of(given)
     weights = layout.rename(given, model) if layout else given
     renamed = [name for name in weights if name not in given]
     weights, reshaped = _with_axes_of(own, weights)

@@ -157,6 +157,8 @@ def _by_kind(lines: list[dict]) -> tuple[list[dict], dict[str, list[dict]]]:
 
 def _predictions(path: Path) -> Predictions:
     with np.load(path, allow_pickle=False) as arrays:
+        if "scores" not in arrays:
+            raise ValueError("it has no scores of classes, so there is no more to show of it than its metrics")
         labels, scores, paths = arrays["labels"], arrays["scores"].astype(np.float32), arrays["paths"]
         classes = [str(name) for name in arrays["classes"]]
     if scores.shape != (len(labels), len(classes)) or len(paths) != len(labels) or not len(labels):

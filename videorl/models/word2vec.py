@@ -1,0 +1,58 @@
+"""The text tower of MIL-NCE: frozen word2vec vectors, one hidden layer, the maximum over words.
+
+Miech et al., End-to-End Learning of Visual Representations from Uncurated Instructional Videos, CVPR 2020; reference
+code: antoine77340/MIL-NCE_HowTo100M. State-dict names are theirs.
+"""
+
+import logging
+import pickle
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from videorl.registry import UserError
+
+log = logging.getLogger("videorl")
+
+WORD_DIM = 300
+
+
+class TextTower(nn.Module):
+    """Word numbers `[..., L]` to embeddings `[..., D]`."""
+
+    def __init__(self, table: Tensor, embed_dim: int, *, hidden: int = 2048, freeze: bool = True):
+        super().__init__()
+        self.word_embd = nn.Embedding.from_pretrained(table, freeze)
+        self.fc1 = nn.Linear(table.shape[1], hidden)
+        self.fc2 = nn.Linear(hidden, embed_dim)
+
+    def forward(self, text: Tensor) -> Tensor:
+        # Padding takes part in the maximum like a word, as row 0 of the table. ReLU rises: it may follow the maximum,
+        # where there is less to rectify and to keep for the backward pass.
+        words = self.fc1(self.word_embd(text))  # [..., L, hidden]
+        return self.fc2(F.relu(words.max(-2).values))
+
+
+def word_table(file: str, vocabulary: int) -> Tensor:
+    """Word vectors `[words, 300]`; row 0 is that of padding.
+
+    They come from `file` (word2vec.pth: one tensor). Without a file the table is random and has `vocabulary` rows, for
+    a checkpoint to fill.
+    """
+    if not file:
+        log.warning(
+            "TEXT.WORD2VEC is empty: the vectors of %d words are random until a checkpoint brings its own", vocabulary
+        )
+        return torch.randn(vocabulary, WORD_DIM)
+    if not Path(file).is_file():
+        raise UserError(f"TEXT.WORD2VEC {file} does not exist; expected the word2vec.pth of the published code")
+    try:
+        table = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"TEXT.WORD2VEC {file} cannot be read: {type(error).__name__}; take word2vec.pth") from None
+    if not isinstance(table, Tensor) or table.ndim != 2 or not table.is_floating_point():
+        shape = tuple(table.shape) if isinstance(table, Tensor) else type(table).__name__
+        raise UserError(f"TEXT.WORD2VEC {file}: expected one tensor [words, {WORD_DIM}], found {shape}")
+    return table.float()
