@@ -26,6 +26,17 @@ MAY_IMPORT = {
     "losses": {"registry", "spec", "dist"},
     "evals": {"registry", "spec", "metrics"},
     "report": {"data.video", "metrics"},
+    "search": {
+        "registry",
+        "spec",
+        "log",
+        "report",
+        "data.loader",
+        "data.spans",
+        "data.text",
+        "data.video",
+        "engine.step",
+    },
     # The engine reaches components through the registries; these four are none, but the way from samples to a step
     "engine": {
         *("registry", "spec", "config", "dist", "checkpoint", "convert", "log", "metrics", "report"),
