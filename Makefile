@@ -37,7 +37,8 @@ test-all: env
 	$(PYTEST) -n $(WORKERS) --dist loadfile -m "" $(TESTS)
 
 faults: env
-	$(PYTEST) -n $(WORKERS) --dist loadfile -m "" tests/faults
+	# They wait more than they compute
+	$(PYTEST) -n 4 --dist loadfile -m "" tests/faults
 
 lint: env
 	"$(BIN)/ruff" check .

@@ -394,7 +394,8 @@ def command(words: str, **values):
 def test_published_test_command(name, classes, clips, crops):
     _, cfg = command(TEST_WORDS, name=name, classes=classes, clips=clips, crops=crops)
     test = cfg.EVALS.test
-    assert {"DATASET": name, "CLIPS": clips, "CROPS": crops, "HEAD": ""}.items() <= dict(test).items()
+    assert {"DATASET": name, "CLIPS": 0, "CROPS": 0, "HEAD": ""}.items() <= dict(test).items()
+    assert (cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS) == (clips, crops)
     values = config.component(cfg, DATASETS, name)[1]
     assert values["ANNOTATIONS"] == "D/pyslowfast_annotations/"
     assert values["ROOT"] == "D/videos_320p"
@@ -455,7 +456,7 @@ def test_depth_on_the_command_line_counts_for_the_pooling():
 def test_each_number_of_clips_is_a_test():
     cfg = config.load([ROOT / "tests/dialect/masked_ssl_vit_ft.yaml"])
     tests = {name: (node.CLIPS, node.CROPS) for name, node in cfg.EVALS.items() if node.AT_TEST}
-    assert tests == {"test": (5, 3), "test_7_clips": (7, 3), "test_10_clips": (10, 3)}
+    assert tests == {"test": (0, 0), "test_7_clips": (7, 3), "test_10_clips": (10, 3)}
 
 
 def test_timesformer_fills_its_step(with_models, said):

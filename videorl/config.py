@@ -4,6 +4,7 @@ The tree is a yacs `CfgNode` with PySlowFast's node and key names. Global keys s
 components come from their signatures (see `registry.py`). Nothing changes the tree after `load`.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -37,10 +38,8 @@ MAPS: dict[str, tuple[Registry, dict[str, Key]]] = {
         {
             "NUM_CLASSES": Key("NUM_CLASSES", int, REQUIRED, "classes of this data set's label space"),
             "REPLICAS": Key("REPLICAS", int, 1, "times an epoch of all data sets goes through this one"),
-            "TEST_CLIPS": Key("TEST_CLIPS", int, 0, "clips along time when all are tested; 0: TEST.NUM_ENSEMBLE_VIEWS"),
-            "TEST_CROPS": Key(
-                "TEST_CROPS", int, 0, "crops of each clip when all are tested; 0: TEST.NUM_SPATIAL_CROPS"
-            ),
+            "TEST_CLIPS": Key("TEST_CLIPS", int, 0, "clips along time of a test video; 0: TEST.NUM_ENSEMBLE_VIEWS"),
+            "TEST_CROPS": Key("TEST_CROPS", int, 0, "crops of each test clip; 0: TEST.NUM_SPATIAL_CROPS"),
         },
     ),
     "LOSSES": (LOSSES, {"WEIGHT": Key("WEIGHT", float, 1.0, "factor of this loss in the sum")}),
@@ -51,8 +50,8 @@ MAPS: dict[str, tuple[Registry, dict[str, Key]]] = {
             "SPLIT": Key("SPLIT", str, "val", "train | val | test"),
             "EVERY": Key("EVERY", int, 0, "epochs between two runs while training; 0: none"),
             "AT_TEST": Key("AT_TEST", bool, True, "run when TEST.ENABLE is on"),
-            "CLIPS": Key("CLIPS", int, 1, "clips along time of each video"),
-            "CROPS": Key("CROPS", int, 1, "crops of each clip: 1 or 3"),
+            "CLIPS": Key("CLIPS", int, 1, "clips along time of each video; 0: TEST_CLIPS of the data set, or TEST's"),
+            "CROPS": Key("CROPS", int, 1, "crops of each clip: 1 or 3; 0: TEST_CROPS of the data set, or TEST's"),
             "BATCH_SIZE": Key("BATCH_SIZE", int, 0, "clips in one forward pass; 0: TEST.BATCH_SIZE"),
         },
     ),
@@ -160,6 +159,8 @@ def _check_entries(cfg: CfgNode) -> None:
     """Every key of every component in use has a value."""
     for kind in MAPS:
         for name, node in cfg[kind].items():
+            if kind == "DATASETS" and (name == ALL or not re.fullmatch(r"[A-Za-z0-9_-]+", name)):
+                raise UserError(f"DATASETS.{name}: expected a name of letters, digits, '_' and '-', and not `{ALL}`")
             missing = [key for key, value in node.items() if value is REQUIRED]
             if missing:
                 raise UserError(f"{kind}.{name}: {', '.join(missing)} must be given")
@@ -175,10 +176,18 @@ def _check_names(cfg: CfgNode, settings: list[Setting]) -> None:
     for path, what in wanted:
         name = _get(cfg, path)
         try:
-            if what is not DATASETS or name not in {*own, ALL * bool(own)}:
+            if what is DATASETS and name == ALL and not own:
+                raise UserError("all means every entry of DATASETS, which is empty; name data sets there")
+            if what is not DATASETS or name not in {*own, ALL}:
                 what[name]
         except UserError as error:
             raise UserError(f"{where.get(path, 'default')}: {'.'.join(path)}: {error}") from None
+    trained, heads = cfg.TRAIN.DATASET, {*cfg.DATASETS, ALL}
+    if cfg.TRAIN.ENABLE and cfg.DATASETS and trained not in heads and "NUM_CLASSES" in DATASETS[trained].keys:
+        raise UserError(
+            f"{where.get(('TRAIN', 'DATASET'), 'default')}: TRAIN.DATASET {trained} has no head: heads are those of"
+            f" DATASETS ({', '.join(cfg.DATASETS)}); set it to one of these or to `{ALL}`"
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------- schema

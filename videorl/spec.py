@@ -9,7 +9,7 @@ NAMES = {
     "video": "[B, 3, T, H, W] float, normalised (uint8 until it is on the device)",
     "labels": "[B] int64 class numbers, or [B, C] float targets (several labels or label spaces, MixUp, smoothing)",
     "spaces": "[B, S] float, share of each label space in a sample: 1 in its own, less after MixUp",
-    "index": "[B] int64, row of the sample in its annotation file",
+    "index": "[B] int64, number of the sample in its data set",
     "view": "[B] int64, number of the test view (temporal view x crops + crop)",
     "splits": "[B, S] int64, what each of S splits of a data set does with a sample: 1 train, 2 test, 0 neither",
     "text": "[B, K, L] int64 word numbers, 0 for padding; K candidate captions of each clip (or [B, L]: one)",

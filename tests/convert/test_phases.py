@@ -29,6 +29,7 @@ SMALL = (
     [32, 36],
 )
 SMALL += ("MVIT.EMBED_DIM", 16, "TRAIN.BATCH_SIZE", 2, "NUM_GPUS", 0)
+SMALL += ("MVIT.SKIP_PROJ_RAW", True, "MVIT.POOL_NORM_EPS", 1e-5)  # the variant of MultiTrain
 
 
 def write_data(folder: Path, names=NAMES) -> Path:

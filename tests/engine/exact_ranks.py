@@ -60,7 +60,10 @@ class FirstCandidate(nn.Module):
 
 def build_loss(name: str) -> nn.Module:
     entry = LOSSES[name]
-    loss = entry(SPEC, values={key.name: key.default for key in entry.keys.values()})
+    loss = entry(
+        SPEC if name in SEVERAL_SPACES else Spec(CLIP, {"": CLASSES}),
+        values={key.name: key.default for key in entry.keys.values()},
+    )
     return FirstCandidate(loss) if name == "infonce" else loss
 
 

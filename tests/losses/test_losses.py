@@ -11,6 +11,7 @@ from videorl.losses.classify import BinaryCrossEntropy, CrossEntropy
 from videorl.losses.infonce import InfoNCE
 from videorl.losses.informative import Informative
 from videorl.losses.milnce import MILNCE
+from videorl.spec import Clip, Spec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -62,7 +63,7 @@ def test_infonce():
 
 def test_cross_entropy_is_the_sum_of_torch_s():
     logits, labels = torch.randn(5, 7), torch.randint(7, (5,))
-    loss = CrossEntropy(None)
+    loss = CrossEntropy(Spec(Clip(2, 1, 4, 4), {"a": 7}))
     assert loss(logits, labels) == F.cross_entropy(logits, labels, reduction="sum")
     soft = torch.rand(5, 7).softmax(1)
     by_hand = -(soft * logits.log_softmax(1)).sum()
@@ -74,4 +75,4 @@ def test_cross_entropy_is_the_sum_of_torch_s():
 def test_binary_cross_entropy_averages_over_classes():
     logits, targets = torch.randn(4, 6), torch.randint(2, (4, 6)).float()
     mean = F.binary_cross_entropy_with_logits(logits, targets)
-    torch.testing.assert_close(BinaryCrossEntropy(None)(logits, targets) / 4, mean)
+    torch.testing.assert_close(BinaryCrossEntropy(Spec(Clip(2, 1, 4, 4), {"a": 6}))(logits, targets) / 4, mean)

@@ -43,7 +43,8 @@ def load(
     as it was, where the file gives too little (see `accept`) and `partial` does not allow that.
     """
     weights, audit = fit(model, state, source, data=data, testing=testing, clear=clear)
-    log.info(audit.text())
+    worth_a_look = audit.missing or audit.misfits
+    log.log(logging.WARNING if worth_a_look else logging.INFO, audit.text())
     accept(audit, testing=testing, partial=partial)
     model.load_state_dict(weights, strict=False)
 
@@ -65,8 +66,12 @@ def accept(audit: Audit, *, testing: bool, partial: bool) -> None:
     To test a model, all of it and the classes of the data are needed; to train it on, 95 % of what is not its head.
     """
     least = 1.0 if testing else LEAST
+    unused = [name for name in audit.unexpected if not name.startswith("head.")]
     if testing and audit.wrong:
         reason = f"{audit.source}: {'; '.join(audit.wrong)}"
+    elif testing and unused:
+        named = f"{', '.join(unused[:3])}{' …' if len(unused) > 3 else ''}"
+        reason = f"{audit.source} has {len(unused)} tensors that this model has no place for ({named}): other settings?"
     elif audit.part < least:
         expected = f"expected at least {100 * least:.0f} %"
         reason = f"{audit.summary()}; {expected}: is it a checkpoint of this model and these classes?"

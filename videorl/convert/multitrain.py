@@ -22,12 +22,23 @@ def matches(names: set[str]) -> bool:
 
 
 def rename(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    _check_variant(model)
     spaces = list(dict.fromkeys(name.split(".")[2] for name in weights if name.startswith("head.heads.")))
     named = {}
     for name, value in substitute(TABLE, weights).items():
         cross = CROSS.match(name)
         named[_projection(cross[1], spaces) if cross else name] = value
     return named
+
+
+def _check_variant(model: nn.Module) -> None:
+    """Names alone do not tell MultiTrain's MViT from PySlowFast's, whose outputs are others."""
+    blocks = [block for block in getattr(model, "blocks", ()) if hasattr(block, "skip_raw")]
+    if blocks and not all(block.skip_raw for block in blocks):
+        raise UserError(
+            "MultiTrain's files need MVIT.SKIP_PROJ_RAW True and MVIT.POOL_NORM_EPS 1e-5, or its own YAML: without them"
+            " the model computes something else"
+        )
 
 
 def _projection(pair: str, spaces: list[str]) -> str:

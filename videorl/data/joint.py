@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from videorl.registry import UserError
 from videorl.spec import Spec
 
 
@@ -21,6 +22,10 @@ class Joint:
     """
 
     def __init__(self, spec: Spec, parts: Mapping[str, object], replicas: Mapping[str, int]):
+        if wrong := {name: r for name, r in replicas.items() if r < 1}:
+            raise UserError(
+                f"DATASETS: REPLICAS {wrong}: expected 1 or more; to leave a data set out, remove its entry"
+            )
         self.spaces, self.parts = list(spec.labels), dict(parts)
         self.split = next(iter(parts.values())).split
         self.before = np.cumsum([0, *spec.labels.values()])  # columns in front of each label space
@@ -47,7 +52,8 @@ class Joint:
 
     @property
     def class_names(self) -> dict[str, tuple[str, ...]]:
-        return {space: names for data in self.parts.values() for space, names in data.class_names.items()}
+        found = [getattr(data, "class_names", {}) for data in self.parts.values()]
+        return {space: names for of_one in found for space, names in of_one.items()}
 
     @property
     def fingerprint(self) -> str:
@@ -61,16 +67,21 @@ class Joint:
 
     def __getitem__(self, i: int) -> list[dict]:
         member, row = self._find(i)
-        place = self.spaces.index(self.members[member][0])
-        share = F.one_hot(torch.tensor(place), len(self.spaces)).float()
-        first, last = self.before[place], self.before[place + 1]
+        name = self.members[member][0]
+        share = F.one_hot(torch.tensor(self.spaces.index(name)), len(self.spaces)).float()
+        columns = self.columns_of(name)
         items = self.data[member][row]
         for item in items:
             labels = torch.zeros(int(self.before[-1]))
             own = item["labels"]
-            labels[first:last] = own if own.ndim else F.one_hot(own, int(last - first)).float()
+            labels[columns] = own if own.ndim else F.one_hot(own, columns.stop - columns.start).float()
             item |= {"labels": labels, "spaces": share, "index": torch.tensor(i)}
         return items
+
+    def columns_of(self, space: str) -> slice:
+        """Where the targets of a label space stand in `labels`."""
+        place = self.spaces.index(space)
+        return slice(int(self.before[place]), int(self.before[place + 1]))
 
     def _find(self, i: int) -> tuple[int, int]:
         """The member that sample i belongs to, and its row there."""

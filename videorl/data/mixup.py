@@ -101,7 +101,7 @@ class Mixer:
 
     def targets(self, labels: torch.Tensor, spaces: torch.Tensor | None, mix: Mix) -> dict[str, torch.Tensor]:
         """`labels` and, with several label spaces, `spaces`, after smoothing and mixing."""
-        if self.paper_classes:
+        if self.paper_classes and spaces is not None:
             smoothed = labels * (1 - self.smoothing) + self.smoothing / self.paper_classes
             return {"labels": mix_rows(smoothed, mix)}
         mixed = {"labels": mix_rows(smooth(labels, self.sizes, self.smoothing, spaces), mix)}

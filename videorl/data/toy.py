@@ -321,7 +321,7 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 def file_name(split: str, index: int) -> str:
-    """File name of a clip. Every 25th is a webm: 25 shares no factor with 8 or 12 classes, so the format tells no class."""
+    """File name of a clip. Every 25th is a webm: 25 and 8 classes share no factor, so the format tells no class."""
     return f"{split}_{index:05d}.{'webm' if index % 25 == 24 else 'mp4'}"
 
 

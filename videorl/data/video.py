@@ -71,7 +71,8 @@ def open_video(path: str | Path, backend: str = "auto", *, max_pixels: int = Rea
     """Opens a video file; use it in a `with` statement.
 
     `backend`: "pyav", "torchcodec", "decord", or "auto": torchcodec where it loads and agrees with PyAV, else PyAV.
-    `max_pixels` per frame is checked before anything is decoded. Raises VideoError, and UserError for a backend that is unknown or not installed.
+    `max_pixels` per frame is checked before anything is decoded. Raises VideoError, and UserError for a backend that is
+    unknown or not installed.
     """
     return Video(path, backend, max_pixels)
 

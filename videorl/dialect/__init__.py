@@ -169,7 +169,7 @@ def sugar(cfg: CfgNode, given: set[str]) -> list[tuple[tuple[str, ...], object]]
             "NAME": "views",
             "DATASET": cfg.TEST.DATASET,
             "SPLIT": "test",
-            "CLIPS": cfg.TEST.NUM_ENSEMBLE_VIEWS,
-            "CROPS": cfg.TEST.NUM_SPATIAL_CROPS,
+            "CLIPS": 0,
+            "CROPS": 0,
         }
     return [((*path, key), value) for path, node in entries.items() for key, value in node.items()]

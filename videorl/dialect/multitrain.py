@@ -127,7 +127,7 @@ def made(last: Last) -> list[Made]:
         found += _habits(last, signs[0]) + _pooling(last)
     if is_on(last, HEADS):
         sets = DataSets(last)
-        return found + sets.made() + _head_losses(last, len(sets.names)) + _informative(last)
+        return found + sets.made() + _head_losses(last, sets) + _informative(last)
     for name, value in ((INFORMATIVE, True), ("TRAIN.DATASET", ALL[0])):
         if name in last and plain(last[name].value) == value:
             raise UserError(f"{last[name].where}: {name} {value} needs {HEADS} True")
@@ -174,9 +174,13 @@ class DataSets:
         self.names = given(last, "MODEL.MULTI_DATASETS", ["kinetics", "mmit", "activitynet"], list[str])
         self.classes = self._each("NUM_CLASSES", [700, 292, 200], int)
         self.replicas = self._each("REPLICAS", [1] * len(self.names), int)
+        self.weights = self._each("LOSS_WEIGHTS", [1.0, 10.0, 1.0][: len(self.names)], float)
         self.several = self._each_several()
         self.train = given(last, "TRAIN.DATASET", "kinetics")
         self.test = given(last, "TEST.DATASET", "kinetics")
+        if len({*self.names}) < len(self.names):
+            where = self.last.get("MODEL.MULTI_DATASETS", self.last[HEADS]).where
+            raise UserError(f"{where}: MODEL.MULTI_DATASETS {self.names}: a name stands there twice")
         self._check_names()
         self._check_classes()
 
@@ -257,14 +261,14 @@ class DataSets:
         return found
 
 
-def _head_losses(last: Last, heads: int) -> list[Made]:
+def _head_losses(last: Last, sets: DataSets) -> list[Made]:
     weights, share = "MODEL.MULTI_LOSS_WEIGHTS", "MODEL.MULTI_PROJ_LOSS_WEIGHT"
     add, learn, mlp = "MODEL.MULTI_CROSS_PROJ_ADD_TO_PRED", "MODEL.MULTI_USE_MTL_WEIGHT", "MODEL.MULTI_USE_MLP"
     return [
         Made("MULTI.HEAD_HIDDEN", MLP_WIDTH * is_on(last, mlp), (mlp, HEADS)),
         Made("MULTI.PROJECTION", is_on(last, PROJECTION), (PROJECTION, HEADS)),
         Made("LOSSES.heads.NAME", "multi_head", (HEADS,), front=True),
-        Made("LOSSES.heads.WEIGHTS", given(last, weights, [1.0, 10.0, 1.0], list[float])[:heads], (weights, HEADS)),
+        Made("LOSSES.heads.WEIGHTS", sets.weights, (weights, HEADS)),
         Made("LOSSES.heads.PROJECTION_WEIGHT", given(last, share, 1.0), (share, HEADS)),
         Made("LOSSES.heads.ADD_TO_PRED", is_on(last, add), (add, HEADS)),
         Made("LOSSES.heads.LEARN_WEIGHTS", is_on(last, learn), (learn, HEADS)),

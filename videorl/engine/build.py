@@ -51,7 +51,11 @@ def objective(cfg) -> Objective:
         entry, values = config.component(cfg, LOSSES, name)
         losses[name], weights[name] = entry(config.spec(cfg), values=values), node.WEIGHT
     factor = 1 / dist.world_size() if cfg.MULTI.PAPER_QUIRKS else 1.0
-    return Objective(losses, weights, factor).to(dist.device())
+    made = Objective(losses, weights, factor).to(dist.device())
+    for key, output in (("PROJECTION", "projected"), ("EXPANDER", "expanded")):
+        if cfg.MULTI[key] and not any(output in needs for needs in made.needs.values()):
+            raise UserError(f"MULTI.{key} is on, but no loss of LOSSES uses it ({', '.join(losses)}): turn it off")
+    return made
 
 
 def precision(cfg) -> Precision:
@@ -76,7 +80,11 @@ def dataset(cfg, name: str, split: str, views: Views | None = None):
         parts = {n: dataset(cfg, n, split, views) for n in cfg.DATASETS}
         return Joint(config.spec(cfg, views), parts, {n: node.REPLICAS for n, node in cfg.DATASETS.items()})
     entry, values = config.component(cfg, DATASETS, name)
-    return entry(config.spec(cfg, views, name), split, values=values)
+    try:
+        return entry(config.spec(cfg, views, name), split, values=values)
+    except UserError as error:
+        # Its message names global keys: say where this data set's own stand.
+        raise UserError(f"DATASETS.{name}: {error}" if name in cfg.DATASETS else str(error)) from None
 
 
 def loader(cfg, data, title: str, mix=None) -> Loader:
@@ -114,7 +122,11 @@ class TrainData:
 
 
 def train_data(cfg) -> TrainData:
-    data = dataset(cfg, cfg.TRAIN.DATASET, "train")
+    name = cfg.TRAIN.DATASET
+    data = dataset(cfg, name, "train")
+    if name in cfg.DATASETS and len(cfg.DATASETS) > 1:
+        # Its labels must reach its own head among several.
+        data = Joint(config.spec(cfg), {name: data}, {name: 1})
     plan = _plan(cfg)
     entry, values = config.component(cfg, BATCHES, "")
     sizes = getattr(data, "sizes", {cfg.TRAIN.DATASET: len(data)})

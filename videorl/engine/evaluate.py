@@ -59,9 +59,10 @@ class Evaluation:
         model.eval()
         rows, bad = self._rows(model, precision, alive)
         model.train(was_training)
-        self.bad_rows = list(bad.values())
         gathered = dist.gather_objects((rows, bad))
-        return dist.on_main(lambda: self._finish(gathered, predictions))
+        bad = {index: row for _, of_rank in gathered for index, row in of_rank.items()} if dist.is_main() else {}
+        self.bad_rows = list(bad.values())
+        return dist.on_main(lambda: self._finish([r for r, _ in gathered if r], bad, predictions))
 
     def _jobs(self) -> list[Job]:
         """This rank's batches: every so many of those that one rank alone would make.
@@ -89,11 +90,10 @@ class Evaluation:
         joined = {k: np.concatenate([f[k] for f in found]) for k in found[0]} if found else {}
         return joined, loader.quarantine.rows
 
-    def _finish(self, gathered: list, predictions: Path | None) -> dict[str, float]:
-        rows = [r for r, _ in gathered if r]
+    def _finish(self, rows: list[dict], bad: dict[int, dict], predictions: Path | None) -> dict[str, float]:
         quarantine = Quarantine(self._title, len(self.dataset), self.cfg.DATA.MAX_BAD_FRACTION)
-        quarantine.rows = {index: row for _, bad in gathered for index, row in bad.items()}
-        if not rows:
+        quarantine.rows = bad
+        if not rows and len(bad) == len(self.dataset):
             first = next(iter(quarantine.rows.values()))
             raise UserError(
                 f"{self.name}: none of the {len(self.dataset)} samples could be read;"
@@ -121,9 +121,12 @@ class Evaluation:
         return rows
 
     def _save(self, file: Path, rows: dict[str, np.ndarray]) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         paths = np.array([self.dataset.path(int(i)) for i in rows["index"]])
-        np.savez_compressed(file, **rows, paths=paths, classes=np.array(self.dataset.classes, dtype=str))
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(file, **rows, paths=paths, classes=np.array(self.dataset.classes, dtype=str))
+        except OSError as error:
+            raise UserError(f"{file} cannot be written: {error.strerror or error}") from None
 
 
 def _slices(batch: dict | None, size: int) -> Iterator[dict]:
@@ -146,9 +149,10 @@ def _first_difference(expected: np.ndarray, found: np.ndarray, dataset) -> str:
 
 
 def _views(cfg, node, data: str) -> Views:
-    """The views of an evaluation; where all data sets are tested, each may have its own."""
-    own = cfg.DATASETS.get(data) if node.DATASET == config.ALL and node.SPLIT == "test" else None
-    return Views(own and own.TEST_CLIPS or node.CLIPS, own and own.TEST_CROPS or node.CROPS)
+    """The views of an evaluation: its own, those of the entry of DATASETS, or those of TEST."""
+    own = cfg.DATASETS.get(data)
+    clips = node.CLIPS or (own and own.TEST_CLIPS) or cfg.TEST.NUM_ENSEMBLE_VIEWS
+    return Views(clips, node.CROPS or (own and own.TEST_CROPS) or cfg.TEST.NUM_SPATIAL_CROPS)
 
 
 def evaluations(cfg, *, at_test: bool) -> dict[str, Evaluation]:
@@ -156,8 +160,11 @@ def evaluations(cfg, *, at_test: bool) -> dict[str, Evaluation]:
     found = {}
     for entry, node in cfg.EVALS.items():
         if node.AT_TEST if at_test else node.EVERY > 0:
-            made = [Evaluation(cfg, entry, n) for n in (cfg.DATASETS if node.DATASET == config.ALL else [node.DATASET])]
-            found |= {evaluation.name: evaluation for evaluation in made}
+            for data in cfg.DATASETS if node.DATASET == config.ALL else [node.DATASET]:
+                evaluation = Evaluation(cfg, entry, data)
+                if evaluation.name in found or (evaluation.name != entry and evaluation.name in cfg.EVALS):
+                    raise UserError(f"EVALS: two evaluations are called {evaluation.name}; rename one of them")
+                found[evaluation.name] = evaluation
     return found
 
 

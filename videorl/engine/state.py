@@ -99,6 +99,7 @@ class State:
             "steps_done": self.steps_done,
             "best": self.best,
             "step_size": self.data.plan.step_size,
+            "epoch_steps": self.data.steps,
             "world_size": dist.world_size(),
             "threads": torch.get_num_threads(),
             "data": self.data.dataset.fingerprint,
@@ -175,6 +176,12 @@ class State:
             raise UserError(
                 f"{file} has {state['step_size']} videos a step, this run {self.data.plan.step_size};"
                 " set TRAIN.BATCH_SIZE or GRAD_ACCU_NUM_BATCH so that they agree"
+            )
+        steps = state.get("epoch_steps", self.data.steps)
+        if steps != self.data.steps:
+            raise UserError(
+                f"{file} has {steps} steps an epoch, this run {self.data.steps}; restore BATCHES and DATASETS, or set"
+                " TRAIN.CHECKPOINT_EPOCH_RESET True to take its weights alone"
             )
         before, now = config.flat(yaml.safe_load(state["cfg"])), config.flat(self.cfg)
         method = "SOLVER.OPTIMIZING_METHOD"

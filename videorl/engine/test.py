@@ -22,9 +22,12 @@ def test(cfg, evaluations: dict[str, evaluate.Evaluation], alive) -> dict[str, d
     precision = build.precision(cfg)
     results = {}
     for name, evaluation in evaluations.items():
-        results[name] = evaluation.run(model, precision, folder / "predictions" / f"{name}.npz", alive)
+        try:
+            results[name] = evaluation.run(model, precision, folder / "predictions" / f"{name}.npz", alive)
+        finally:
+            if dist.is_main():  # also what makes it end: the list of what is too many
+                quarantine.write(folder / "quarantine.jsonl", evaluation.bad_rows)
         log.info("%s (%s): %s", name, evaluation.protocol, evaluate.readable(results[name]))
-        _write_quarantine(folder, evaluation)
     for name, average in evaluate.averages(evaluations, results).items():
         results[name] = average
         log.info("%s, average: %s", name, evaluate.readable(average))
@@ -62,9 +65,3 @@ def _choose(cfg, folder: Path) -> Path | None:
         log.warning("%s is damaged (%s); testing the newest checkpoint instead", best, reason)
     named = cfg.TRAIN.CHECKPOINT_FILE_PATH
     return checkpoint.newest(folder) or (Path(named) if named else None)
-
-
-def _write_quarantine(folder: Path, evaluation: evaluate.Evaluation) -> None:
-    gathered = dist.gather_objects(evaluation.bad_rows)
-    if dist.is_main():
-        quarantine.write(folder / "quarantine.jsonl", [row for rows in gathered for row in rows])

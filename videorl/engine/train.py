@@ -69,9 +69,20 @@ class Trainer:
         self.bad_rows: list[dict] = []
         tensorboard = self.folder / cfg.TENSORBOARD.LOG_DIR if cfg.TENSORBOARD.ENABLE and dist.is_main() else None
         self.metrics = Metrics(self.folder, tensorboard)
+        self._check_best_metric()
         while_training = {f"{e.data}/{e.node.SPLIT}": e.dataset for e in self.evaluations.values()}
         trained_on = {f"{cfg.TRAIN.DATASET}/train": state.data.dataset}
         self.data = run.agreed_data({**tested, **while_training, **trained_on})
+
+    def _check_best_metric(self) -> None:
+        """A warning now, rather than a run without a best checkpoint."""
+        name = self.cfg.TRAIN.BEST_METRIC.partition("/")[0]
+        known = sorted({*self.evaluations, *(e.entry for e in self.evaluations.values())})
+        if name and known and name not in known:
+            log.warning(
+                "TRAIN.BEST_METRIC %s: no evaluation while training is called %s (%s): no checkpoint will be the best",
+                self.cfg.TRAIN.BEST_METRIC, name, ", ".join(known),
+            )  # fmt: skip
 
     def announce(self) -> None:
         """The first lines of the log, run.json, and the progress bar."""

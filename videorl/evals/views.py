@@ -32,7 +32,7 @@ class Views:
         self.columns = slice(first, first + spec.labels[self.space])
         self.foreign = self.space != spec.space
         self.ensemble = ensemble
-        self.activation = "sigmoid" if self.space in spec.several and len(spec.labels) > 1 else activation
+        self.activation = "sigmoid" if self.space in spec.several else activation
 
     @property
     def protocol(self) -> str:
@@ -53,8 +53,9 @@ class Views:
         scores = rows["scores"].reshape(-1, views, rows["scores"].shape[-1])
         scores = scores.max(1) if self.ensemble == "max" else scores.sum(1)
         labels, index = rows["labels"][::views], rows["index"][::views]
-        rows = {"index": index, "labels": labels, "scores": scores}
-        return ({} if self.foreign else _metrics(scores, labels)), rows
+        if self.foreign:
+            return {}, {"index": index, "labels": np.full(len(index), -1), "scores": scores}
+        return _metrics(scores, labels), {"index": index, "labels": labels, "scores": scores}
 
 
 def _metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

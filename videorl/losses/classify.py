@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videorl.registry import LOSSES
+from videorl.registry import LOSSES, UserError
+from videorl.spec import Spec
 
 
 @LOSSES.register("cross_entropy")
@@ -14,8 +15,9 @@ class CrossEntropy(nn.Module):
 
     coupled = False
 
-    def __init__(self, spec):
+    def __init__(self, spec: Spec):
         super().__init__()
+        _check_one_space(spec)
 
     def count(self, batch) -> int:
         return len(batch["labels"])
@@ -36,11 +38,20 @@ class BinaryCrossEntropy(nn.Module):
 
     coupled = False
 
-    def __init__(self, spec):
+    def __init__(self, spec: Spec):
         super().__init__()
+        _check_one_space(spec)
 
     def count(self, batch) -> int:
         return len(batch["labels"])
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1).sum()
+
+
+def _check_one_space(spec: Spec) -> None:
+    if len(spec.labels) > 1:
+        raise UserError(
+            f"this loss is for one label space, DATASETS has {', '.join(spec.labels)};"
+            " use LOSSES: {heads: {NAME: multi_head}}"
+        )

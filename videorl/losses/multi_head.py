@@ -19,8 +19,8 @@ class MultiHead(nn.Module):
     """sum_d w_d * s_d * ( L(z_d, y_d) + projection_weight * mean over a != d of L(P_ad z_a, y_d) ), over all samples.
 
     z_d are the logits of head d, y_d its targets, s_d the share of data set d in the sample, P_ad the projection of
-    head a's logits to the classes of d. L is the cross-entropy, or the class-averaged binary one for data sets with several
-    labels. Divided by all samples of the step, not by those of the data set.
+    head a's logits to the classes of d. L is the cross-entropy; of data sets with several labels the class-averaged
+    binary one. Divided by all samples of the step, not by those of the data set.
 
     Keys:
         weights: w_d in the order of DATASETS; empty: all 1
@@ -42,6 +42,8 @@ class MultiHead(nn.Module):
         learn_weights: bool = False,
     ):
         super().__init__()
+        if len(spec.labels) < 2:
+            raise UserError("loss multi_head needs two or more entries of DATASETS, each with a head")
         if weights and len(weights) != len(spec.labels):
             raise UserError(f"multi_head WEIGHTS {list(weights)}: expected one for each of {', '.join(spec.labels)}")
         self.labels, self.several = dict(spec.labels), spec.several
@@ -114,6 +116,8 @@ class Sparsity(nn.Module):
 
     def __init__(self, spec: Spec):
         super().__init__()
+        if not spec.head.projection:
+            raise UserError("loss sparsity is about the maps between heads: set MULTI.PROJECTION True")
 
     def count(self, batch: Mapping) -> int:
         return len(batch["labels"])

@@ -104,12 +104,30 @@ class MultiHead(nn.Module):
 def class_head(spec: Spec, dim: int) -> nn.Module:
     """The head for the label spaces of a spec: one space, one linear layer; several, a head each."""
     head = spec.head
+    _check(spec)
     if len(spec.labels) == 1:
         ((space, classes),) = spec.labels.items()
         return LinearHead(space, dim, classes, head.dropout)
-    if not spec.labels:
-        raise UserError("a classifier needs a label space: name a data set with classes")
     return MultiHead(
         spec.labels, dim, hidden=head.hidden, dropout=head.dropout, projection=head.projection, expander=head.expander,
         drop_logits=head.drop_logits,
     )  # fmt: skip
+
+
+def _check(spec: Spec) -> None:
+    if not spec.labels:
+        raise UserError("a classifier needs a label space: name a data set with classes")
+    for name, classes in spec.labels.items():
+        if classes < 1:
+            raise UserError(f"data set {name}: NUM_CLASSES {classes}: expected 1 or more")
+        if hasattr(nn.ModuleDict, name):
+            raise UserError(
+                f"a data set cannot be called {name}, which PyTorch keeps for itself; rename it in DATASETS"
+            )
+    head = spec.head
+    if min(head.hidden, head.expander) < 0:
+        raise UserError(f"MULTI.HEAD_HIDDEN {head.hidden}, MULTI.EXPANDER {head.expander}: expected 0 or more")
+    if len(spec.labels) == 1 and (head.hidden or head.projection or head.expander):
+        raise UserError(
+            "MULTI.HEAD_HIDDEN, PROJECTION and EXPANDER are for two or more entries of DATASETS; turn them off"
+        )

@@ -508,8 +508,9 @@ class MViT(nn.Module):
             if "pos" in name.rpartition(".")[2] or name == "cls_token":
                 nn.init.trunc_normal_(parameter, std=0.02)
         with torch.no_grad():
-            for parameter in self.head.parameters():
-                parameter.mul_(head_scale)
+            for name, axes in self.head.class_axes().items():
+                if len([axis for axis in axes if axis]) == 1:  # not the maps from one head to another
+                    self.head.get_parameter(name).mul_(head_scale)
 
     def forward(self, video: Tensor) -> dict[str, Tensor]:
         """`[B, channels, T, H, W]` to raw logits `[B, classes]` and features `[B, D]`."""

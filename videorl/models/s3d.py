@@ -209,7 +209,7 @@ class S3D(nn.Module):
         return found
 
     def features(self, video: Tensor) -> Tensor:
-        """`[B, 3, T, H, W]` to the mean of the last block over time and space (published: mixed_5c), `[B, 1024 * width]`."""
+        """`[B, 3, T, H, W]` to the mean of the last block over time and space (mixed_5c), `[B, 1024 * width]`."""
         x = self.stem(video)
         for name in ("conv_2b", "conv_2c", "gating", *(f"mixed_{name}" for name in MIXED)):
             if name in POOLS:
