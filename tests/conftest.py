@@ -1,10 +1,18 @@
 """Rules for all tests: none is skipped in CI, and a skip elsewhere stands in the summary with its reason."""
 
+import logging
 import os
 
 import pytest
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+@pytest.fixture(autouse=True)
+def _no_log_of_the_test_before():
+    """A run leaves a handler that writes to its console, which pytest closes after the test."""
+    yield
+    logging.getLogger("videorl").handlers.clear()
 
 
 def pytest_collection_modifyitems(config, items):

@@ -118,5 +118,6 @@ def test_ranks_share_the_clips_and_none_is_lost(evaluation, monkeypatch):
             monkeypatch.setattr(dist, "rank", lambda rank=rank: rank)
             gathered.append(evaluation._rows(Towers(), precision, lambda doing: None))
         monkeypatch.undo()
-        assert evaluation._finish(gathered, None) == alone
+        bad = {index: row for _, of_rank in gathered for index, row in of_rank.items()}
+        assert evaluation._finish([rows for rows, _ in gathered if rows], bad, None) == alone
         assert all(np.array_equal(evaluation.per_sample[k], rows_alone[k]) for k in rows_alone)

@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import time
-from multiprocessing import RawArray
+from multiprocessing import Array
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ class Clips:
 
     def __init__(self, faults=None, split="train", length=LENGTH):
         self.faults, self.split, self.length, self.epoch = faults or {}, split, length, 0
-        self.begun = RawArray("i", length)
+        self.begun = Array("i", length)
 
     def __len__(self):
         return self.length
@@ -40,7 +40,8 @@ class Clips:
         return f"clips/{i}.mp4"
 
     def __getitem__(self, i):
-        self.begun[i] += 1
+        with self.begun.get_lock():
+            self.begun[i] += 1
         extra = self.faults.get(i, dict)()
         video = torch.full((PIXELS,), i, dtype=torch.uint8)
         return {"video": video, "index": torch.tensor(i), "epoch": self.epoch, **(extra or {})}
