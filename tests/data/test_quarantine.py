@@ -155,3 +155,15 @@ def test_a_list_that_cannot_be_written_is_told_and_nothing_is_lost(tmp_path, cap
     assert not write(file, [row])
     assert f"{file} cannot be written" in caplog.text
     assert kind != "not ours" or file.read_text() == "my notes\n"
+
+
+def test_each_of_several_data_sets_is_judged():
+    """3 of 100 are few of all, but half of the small set."""
+    quarantine = Quarantine("all/train", 100, 0.05, {"large": 94, "small": 6})
+    quarantine.add([Bad(i, f"{i}.mp4", "gone", "open") for i in (3, 50, 60, 70)])
+    quarantine.check()
+    quarantine.add([Bad(i, f"{i}.mp4", "gone", "open") for i in (95, 97, 99)])
+    with pytest.raises(
+        UserError, match="all/train: small: 3 of 6 samples cannot be read, more than DATA.MAX_BAD_FRACTION"
+    ):
+        quarantine.check()

@@ -56,6 +56,7 @@ class Windows:
 
     @property
     def class_names(self) -> dict[str, tuple[str, ...]]:
+        """None: no head of a model has these classes."""
         return {}
 
     @property
@@ -198,10 +199,6 @@ class HMDB51(Windows):
         number = {name: k for k, name in enumerate(self.classes)}
         self.labels = np.array([number[name] for name in names], np.int64)
         super().__init__(spec, split, root, paths, rows)
-
-    @property
-    def class_names(self) -> dict[str, tuple[str, ...]]:
-        return {self.spec.space: self.classes}
 
     def clips(self, video: Spans, i: int) -> list[torch.Tensor]:
         frames, size = self.spec.clip.frames, self.spec.clip.test_size

@@ -1,10 +1,13 @@
 """Samples that could not be read: what, why, since when, how often. Nothing is replaced without standing here."""
 
+import bisect
+import itertools
 import json
 import logging
 import math
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,13 +30,15 @@ class Bad:
 
 
 class Quarantine:
-    """The unreadable samples of one data set: those that this rank has met, and those that it was told of.
+    """The unreadable samples of a data set: those that this rank has met, and those that it was told of.
 
-    Whoever reads the data judges, by `check`, when all ranks know the same.
+    Whoever reads the data judges, by `check`, when all ranks know the same. `parts`: samples of each data set where
+    several are numbered through; each of them is judged.
     """
 
-    def __init__(self, name: str, length: int, max_fraction: float):
+    def __init__(self, name: str, length: int, max_fraction: float, parts: Mapping[str, int] | None = None):
         self.name, self.length, self.max_fraction = name, length, max_fraction
+        self.parts = dict(parts or {name: length})
         self.rows: dict[int, dict] = {}
         self.untold: set[int] = set()
 
@@ -65,7 +70,13 @@ class Quarantine:
 
     @property
     def too_many(self) -> bool:
-        return len(self.rows) > self.max_fraction * self.length
+        return any(bad > self.max_fraction * size for _, bad, size in self._counts())
+
+    def _counts(self) -> list[tuple[str, int, int]]:
+        """Name, bad samples and samples of each data set."""
+        ends = list(itertools.accumulate(self.parts.values()))
+        bad = Counter(bisect.bisect_right(ends, index) for index in self.rows)
+        return [(name, bad[k], size) for k, (name, size) in enumerate(self.parts.items())]
 
     @property
     def longest_run(self) -> int:
@@ -82,7 +93,9 @@ class Quarantine:
         if not gave_up and not self.too_many:
             return
         listed = "; ".join(f"{r['path']} ({r['error']})" for r in list(self.rows.values())[:10])
-        found = f"{self.name}: {len(self.rows)} of {self.length} samples cannot be read"
+        worst, bad, size = max(self._counts(), key=lambda part: part[1] / max(part[2], 1))
+        name = f"{self.name}: {worst}" if len(self.parts) > 1 else self.name
+        found = f"{name}: {bad} of {size} samples cannot be read"
         if self.too_many:
             raise UserError(f"{found}, more than DATA.MAX_BAD_FRACTION {self.max_fraction:g} allows: {listed}")
         raise UserError(f"{found}, and among the last ones, from all over the data set, none was good: {listed}")

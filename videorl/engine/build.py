@@ -91,7 +91,8 @@ def loader(cfg, data, title: str, mix=None) -> Loader:
     node = cfg.DATA_LOADER
     on_gpu = dist.device().type == "cuda"
     workers = Workers(node.NUM_WORKERS, node.PREFETCH, node.TIMEOUT, node.PIN_MEMORY and on_gpu, node.MP_CONTEXT)
-    return Loader(data, workers, Quarantine(title, len(data), cfg.DATA.MAX_BAD_FRACTION), mix)
+    quarantine = Quarantine(title, len(data), cfg.DATA.MAX_BAD_FRACTION, getattr(data, "sizes", None))
+    return Loader(data, workers, quarantine, mix)
 
 
 @dataclass
