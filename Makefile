@@ -1,6 +1,6 @@
 # make demo   toy videos, a small MViTv2 trained and tested on them, report.html     make test   the tests, in parallel
 # make env    only the virtual environment              make test-all   with the slow tests      make faults   only the fault suite
-# make lint   ruff and hadolint
+# make lint   ruff and hadolint                          make toys       the longer toy runs, one for each system, and what they must reach
 #
 # Variables: VENV=path   PYTHON=python3.12   WORKERS=2   TESTS="tests/models"   PINS="torch==2.10.* torchvision==0.25.*"
 
@@ -20,7 +20,7 @@ RUN := PYTHONPATH="$(CURDIR)" "$(BIN)/python"
 # One thread a worker: with more, PyTorch's threads of the workers fight for the same cores
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
 
-.PHONY: help demo test test-all faults lint env venv
+.PHONY: help demo toys test test-all faults lint env venv
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,11 @@ help:
 demo: env
 	$(RUN) tools/make_toy.py --out datasets/toy
 	$(RUN) tools/run_net.py --cfg configs/toy/mvit.yaml
+
+toys: env
+	$(RUN) tools/make_toy.py --out datasets/toy_multi --multi
+	$(RUN) tools/run_net.py --cfg configs/toy/multitrain.yaml
+	$(PYTEST) -m "" tests/test_toys.py
 
 test: env
 	$(PYTEST) -n $(WORKERS) --dist loadfile $(TESTS)
