@@ -481,3 +481,31 @@ def test_named_evaluations_are_all_there_are_but_for_those_with_a_key(written):
     assert list(config.load([file], ["EVALS.test.CLIPS", "4"]).EVALS) == ["test", "own"]
     assert list(config.load([file], ["EVALS.val.EVERY", "1"]).EVALS) == ["val", "own"]
     assert list(config.load([], ["EVALS.val.CLIPS", "2"]).EVALS) == ["val", "test"]
+
+
+@pytest.mark.parametrize("text", ["['/data/a', '/data/b']", "[/data/a, /data/b]", "[/data/a,/data/b]"])
+def test_a_list_of_words_may_be_written_bare(text):
+    words = ["DATASETS.aaa.NAME", "kinetics", "DATASETS.aaa.NUM_CLASSES", "2", "TRAIN.DATASET", "aaa"]
+    lists = [
+        "MODEL.USE_MULTI_HEAD",
+        "True",
+        "MODEL.MULTI_DATASETS",
+        "[kinetics, mit]",
+        "MODEL.MULTI_NUM_CLASSES",
+        "[2, 3]",
+    ]
+    lists += [
+        "MODEL.MULTI_LOSS_FUNCS",
+        "[soft_cross_entropy, soft_cross_entropy]",
+        "MODEL.MULTI_HEAD_ACT",
+        "[softmax,softmax]",
+    ]
+    lists += ["MODEL.MULTI_PATH_TO_DATA_DIR", text, "TRAIN.DATASET", "multi_dataset_seq"]
+    assert [node.ANNOTATIONS for node in config.load([], lists).DATASETS.values()] == ["/data/a", "/data/b"]
+    assert list(config.load([], words).DATASETS) == ["aaa"]
+    with pytest.raises(UserError, match="did you mean aaa"):
+        config.load([], [*words, "TEST.DATASET", "aa"])
+
+
+def test_help_config_knows_what_a_project_adds():
+    assert "FRAMEPOOL." in config.describe("FRAMEPOOL", [ROOT / "projects/example/example.yaml"])

@@ -502,7 +502,7 @@ TRAIN_ONE = ["TRAIN.DATASET", "kinetics"]
     [
         (["MODEL.MULTI_NUM_CLASSES", "[8]"], "MODEL.MULTI_NUM_CLASSES has 1 values, MODEL.MULTI_DATASETS 2; give one"),
         (["MODEL.MULTI_REPLICAS", "[1, 1, 1]"], "MODEL.MULTI_REPLICAS has 3 values, MODEL.MULTI_DATASETS 2"),
-        (["MODEL.MULTI_PATH_PREFIX", "[/v]"], "MODEL.MULTI_PATH_PREFIX must be list[str], found '[/v]'"),
+        (["MODEL.MULTI_PATH_PREFIX", "[/v]"], "MODEL.MULTI_PATH_PREFIX has 1 values, MODEL.MULTI_DATASETS 2"),
         (["MODEL.MULTI_PATH_PREFIX", "['/v']"], "MODEL.MULTI_PATH_PREFIX has 1 values, MODEL.MULTI_DATASETS 2"),
         (["MODEL.MULTI_NUM_CLASSES", "many"], "MODEL.MULTI_NUM_CLASSES must be list[int], found 'many'"),
         (["MODEL.USE_MULTI_HEAD", "yes"], "MODEL.USE_MULTI_HEAD must be bool, found 'yes'"),

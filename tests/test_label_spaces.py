@@ -1,4 +1,4 @@
-"""Settings of several data sets that would train or test something else than meant: each is one line, at load or build."""
+"""Settings of several data sets that would train or test something else than meant: each is one line."""
 
 import re
 

@@ -2,7 +2,7 @@
 
 Flags and KEY VALUE pairs may stand in any order. Exit codes: 0 done, 2 a mistake in command, config or data (one line
 on stderr says which), 70 another process of the run died or hangs (one line says which), 75 stopped by a signal with
-everything saved. After 70 and 75 the same command resumes.
+everything saved, 130 Ctrl-C. After 70, 75 and 130 the same command resumes.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def main(words: list[str] | None = None) -> None:
     args = parse(words)
     with dist.exit_codes(args.debug):
         if args.help_config is not None:
-            print(config.describe(args.help_config))
+            print(config.describe(args.help_config, args.cfg or []))
             return
         if not args.cfg and not args.overrides:
             raise UserError("nothing to run: name a config, e.g. --cfg configs/toy/mvit.yaml")

@@ -181,7 +181,8 @@ def _check_names(cfg: CfgNode, settings: list[Setting]) -> None:
             if what is not DATASETS or name not in {*own, ALL}:
                 what[name]
         except UserError as error:
-            raise UserError(f"{where.get(path, 'default')}: {'.'.join(path)}: {error}") from None
+            near = did_you_mean(name, own) if what is DATASETS else ""
+            raise UserError(f"{where.get(path, 'default')}: {'.'.join(path)}: {error}{near}") from None
     trained, heads = cfg.TRAIN.DATASET, {*cfg.DATASETS, ALL}
     if cfg.TRAIN.ENABLE and cfg.DATASETS and trained not in heads and "NUM_CLASSES" in DATASETS[trained].keys:
         raise UserError(
@@ -221,9 +222,11 @@ def component_schema() -> dict[tuple[str, ...], Key]:
     return schema
 
 
-def describe(name: str) -> str:
-    """Every key of a node, or one key: type, default, unit and meaning. For `--help-config`."""
+def describe(name: str, files: Iterable[str | Path] = ()) -> str:
+    """Every key of a node, or one key: type, default, unit and meaning; also of the projects of `files`."""
     registry.discover()
+    for file in files:
+        read_file(Path(file))
     schema = global_schema() | component_schema()
     schema |= {(kind, "<name>", key): k for kind, (_, common) in MAPS.items() for key, k in common.items()}
     for what, node in ((LOSSES, "LOSSES"), (EVALS, "EVALS"), (DATASETS, "DATASETS"), (BATCHES, "BATCHES")):

@@ -131,9 +131,15 @@ def _spawned(local_rank, job, method, gpus, shards, shard_id, backend, timeout, 
 
 @contextlib.contextmanager
 def exit_codes(debug: bool = False):
-    """Turns `UserError` and `Lost` into one line on stderr and exit codes 2 and 70."""
+    """Turns `UserError`, `Lost` and Ctrl-C into one line on stderr and exit codes 2, 70 and 130."""
     try:
         yield
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        said = "interrupted: the same command goes on from the newest checkpoint (SIGTERM would have saved one first)"
+        print(said, file=sys.stderr, flush=True)
+        raise SystemExit(130) from None
     except (UserError, Lost) as error:
         if debug:
             raise

@@ -152,6 +152,9 @@ def import_project(folder: Path) -> None:
         sys.path.insert(0, root)
     for file in sorted(folder.glob("*.py")):
         name = f"{folder.parent.name}.{folder.name}.{file.stem}".removesuffix(".__init__")
-        found = importlib.import_module(name).__file__
+        try:
+            found = importlib.import_module(name).__file__
+        except (ImportError, SyntaxError) as error:
+            raise UserError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
         if Path(found).resolve() != file:
             raise UserError(f"{file}: {name} was already read from {found}; rename one of the folders")

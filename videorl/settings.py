@@ -117,7 +117,9 @@ def _tell_doubles(node, path, file) -> None:
 
 def read_overrides(words: list[str]) -> list[Setting]:
     if len(words) % 2:
-        raise UserError(f"overrides are pairs KEY VALUE; found an odd number of words: {' '.join(words)}")
+        raise UserError(
+            f"overrides are pairs KEY VALUE; found an odd number of words, one is missing: {' '.join(words)}"
+        )
     return [
         Setting(tuple(key.split(".")), value, "command line")
         for key, value in zip(words[::2], words[1::2], strict=True)
@@ -163,10 +165,20 @@ def _is_none(value):
 
 def _convert_list(value, args):
     if isinstance(value, str):
-        value = ast.literal_eval(value) if len(value) < 10_000 else None
+        value = _read_list(value) if len(value) < 10_000 else None
     if not isinstance(value, (list, tuple)):
         raise TypeError
     return [_convert(v, args[0] if args else object) for v in value]
+
+
+def _read_list(text: str) -> object:
+    """A list as Python writes it, or one of bare words as YAML does: `[/data/a, /data/b]`."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        if not re.fullmatch(r"\s*\[[^\[\]{}'\"]*\]\s*", text):
+            raise
+        return [word.strip() for word in text.strip()[1:-1].split(",")]
 
 
 def _to_bool(value):

@@ -16,6 +16,7 @@ from videorl.registry import UserError
 
 log = logging.getLogger("videorl")
 
+SAID = 20  # unreadable samples that the log names, of each rank
 CHANCE = 1e-12  # at which bad samples in a row are taken for what they look like
 
 
@@ -55,7 +56,13 @@ class Quarantine:
                     "count": 0,
                 }
                 self.untold.add(b.index)
+                self._say(b)
             self.rows[b.index]["count"] += 1
+
+    def _say(self, bad: Bad) -> None:
+        if len(self.rows) <= SAID:
+            more = "; further ones stand in quarantine.jsonl alone" if len(self.rows) == SAID else ""
+            log.warning("%s: %s cannot be read (%s: %s)%s", self.name, bad.path, bad.stage, bad.error, more)
 
     def tell(self) -> dict[int, dict]:
         """What this rank has met since the last call and was not told of, for `hear` on the others."""

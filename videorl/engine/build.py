@@ -83,8 +83,13 @@ def dataset(cfg, name: str, split: str, views: Views | None = None):
     try:
         return entry(config.spec(cfg, views, name), split, values=values)
     except UserError as error:
-        # Its message names global keys: say where this data set's own stand.
-        raise UserError(f"DATASETS.{name}: {error}" if name in cfg.DATASETS else str(error)) from None
+        if name not in cfg.DATASETS:
+            raise
+        said = str(error)
+        for key in entry.keys.values():
+            if key.bound:
+                said = said.replace(key.bound, f"DATASETS.{name}.{key.name}")
+        raise UserError(f"DATASETS.{name}: {said}") from None
 
 
 def loader(cfg, data, title: str, mix=None) -> Loader:

@@ -8,6 +8,7 @@ from videorl.engine import evaluate, run
 from videorl.engine.test import test
 from videorl.engine.train import train
 from videorl.engine.watch import Watch, forget
+from videorl.registry import UserError
 
 logger = logging.getLogger("videorl")
 
@@ -32,7 +33,12 @@ def run_phases(cfg) -> None:
                 if dist.is_main():
                     run.note_test(folder, cfg, data)
             if cfg.TEST.ENABLE:
-                results = test(cfg, evaluations, alive=lambda doing: _go_on(watch, doing, folder))
+                try:
+                    results = test(cfg, evaluations, alive=lambda doing: _go_on(watch, doing, folder))
+                except UserError:
+                    if dist.is_main():  # of what was trained and measured until then
+                        log.attempt("report.html", lambda: _report(folder))
+                    raise
         if dist.is_main():
             run.note(folder, {"finished": run.now()})
             log.attempt("report.html", lambda: _report(folder))

@@ -26,6 +26,12 @@ class Objective(nn.Module):
         super().__init__()
         if "loss" in losses:
             raise UserError("LOSSES.loss: the sum of all losses has that name in the log; give the entry another")
+        for name, loss in losses.items():
+            if not hasattr(loss, "coupled") or not (loss.coupled or hasattr(loss, "count")):
+                raise UserError(
+                    f"loss {name!r} ({type(loss).__name__}): expected `coupled = True`, or `coupled = False` and"
+                    " `count(batch)`, the number of terms that `forward` sums"
+                )
         self.gradient_factor = gradient_factor
         self.losses = nn.ModuleDict(losses)
         self.weights = dict(weights)

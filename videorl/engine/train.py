@@ -75,14 +75,16 @@ class Trainer:
         self.data = run.agreed_data({**tested, **while_training, **trained_on})
 
     def _check_best_metric(self) -> None:
-        """A warning now, rather than a run without a best checkpoint."""
-        name = self.cfg.TRAIN.BEST_METRIC.partition("/")[0]
+        """An error now rather than a run without a best checkpoint; the default may name what is not there."""
+        wanted = self.cfg.TRAIN.BEST_METRIC
         known = sorted({*self.evaluations, *(e.entry for e in self.evaluations.values())})
-        if name and known and name not in known:
-            log.warning(
-                "TRAIN.BEST_METRIC %s: no evaluation while training is called %s (%s): no checkpoint will be the best",
-                self.cfg.TRAIN.BEST_METRIC, name, ", ".join(known),
-            )  # fmt: skip
+        if not wanted or not known or wanted.partition("/")[0] in known:
+            return
+        if wanted != "val/top1":
+            raise UserError(f"TRAIN.BEST_METRIC {wanted}: expected EVAL/METRIC, with EVAL one of {', '.join(known)}")
+        log.warning(
+            "TRAIN.BEST_METRIC %s: there is no evaluation val (%s): no best checkpoint", wanted, ", ".join(known)
+        )
 
     def announce(self) -> None:
         """The first lines of the log, run.json, and the progress bar."""
