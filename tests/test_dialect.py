@@ -395,7 +395,7 @@ def test_published_test_command(name, classes, clips, crops):
     _, cfg = command(TEST_WORDS, name=name, classes=classes, clips=clips, crops=crops)
     test = cfg.EVALS.test
     assert {"DATASET": name, "CLIPS": 0, "CROPS": 0, "HEAD": ""}.items() <= dict(test).items()
-    assert (cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS) == (clips, crops)
+    assert (clips, crops) == (cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS)
     values = config.component(cfg, DATASETS, name)[1]
     assert values["ANNOTATIONS"] == "D/pyslowfast_annotations/"
     assert values["ROOT"] == "D/videos_320p"
