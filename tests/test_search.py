@@ -192,8 +192,9 @@ def test_a_killed_search_keeps_what_it_saved(find, videos, tmp_path, monkeypatch
 
     monkeypatch.setattr(embed, "SAVE_EVERY", 1)
     monkeypatch.setattr(folder.Windows, "__getitem__", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as end:
         find("cut", "TEST.BATCH_SIZE", "1")
+    assert end.value.code == 130
     monkeypatch.setattr(folder.Windows, "__getitem__", read)
     (file,) = (tmp_path / "cache").glob("*.npz")
     file.write_bytes(on_disk[0])

@@ -137,8 +137,7 @@ def exit_codes(debug: bool = False):
     except KeyboardInterrupt:
         if debug:
             raise
-        said = "interrupted: the same command goes on from the newest checkpoint (SIGTERM would have saved one first)"
-        print(said, file=sys.stderr, flush=True)
+        print("interrupted: the same command goes on from what was saved last", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
     except (UserError, Lost) as error:
         if debug:
