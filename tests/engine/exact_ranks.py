@@ -47,6 +47,17 @@ class Tiny(nn.Module):
         }
 
 
+class Projected(nn.Module):
+    """features = x W^T."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight.clone())
+
+    def forward(self, x):
+        return {"features": x @ self.weight.T}
+
+
 class FirstCandidate(nn.Module):
     """InfoNCE sees one text a clip, MIL-NCE several: this renames for the former."""
 

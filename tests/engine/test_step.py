@@ -9,7 +9,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # also for the processes that are spawned from here
 import exact_ranks as ranks
 
-from videorl.engine.step import seed_chunk
+GOLDEN = Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
+from recipe import assert_close, limits, load_case  # noqa: E402
+
+from videorl.engine.objective import Objective  # noqa: E402
+from videorl.engine.step import Precision, backward, seed_chunk  # noqa: E402
+from videorl.losses.informative import Informative  # noqa: E402
 
 CASES = ranks.cases()
 
@@ -107,3 +113,19 @@ def test_bfloat16_autocast_keeps_the_split_close():
     whole_batch = ranks.gradient(["milnce"], 1, True, dtype=torch.bfloat16)
     split_up = ranks.gradient(["milnce"], 4, False, dtype=torch.bfloat16)
     assert relative_error(split_up["gradient"], whole_batch["gradient"]) < 0.02
+
+
+def test_the_published_gather_is_a_factor_of_the_exact_gradient():
+    """Two ranks of MultiTrain had half the gradient; ours have all of it, and half of it with `gradient_factor`."""
+    case = load_case(GOLDEN / "multitrain/gather_before_loss.pt")
+    (expected,) = (c for c in case["expected"]["cases"] if c["loss"] == "informative")
+    atol, rtol = limits(case)
+    for factor, wanted in ((1.0, "full_batch_grad"), (0.5, "two_rank_grad")):
+        model = ranks.Projected(case["inputs"]["weight"])
+        objective = Objective({"informative": Informative(None)}, {"informative": 1.0}, factor)
+        batches = [{"x": x, "index": torch.arange(8)} for x in case["inputs"]["x"].split(8)]
+        values = backward(
+            model, objective, batches, clip=ranks.CLIP, precision=Precision(torch.device("cpu")), seed=0, step=0
+        )
+        assert_close(model.weight.grad, expected[wanted], atol, rtol)
+        assert values["loss"] == pytest.approx(float(expected["full_batch_loss"]), rel=1e-5)

@@ -1,12 +1,15 @@
 """Heads for several label spaces against MultiTrain's golden figures."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from videorl.convert import multitrain as multitrain_layout
+from videorl.engine.optim import parameter_groups
 from videorl.losses.informative import Informative
 from videorl.losses.multi_head import MultiHead as MultiHeadLoss
 from videorl.models.heads import MultiHead, class_head
@@ -109,6 +112,35 @@ def test_testing_equals_multitrain():
     for name, logits in split(found["logits"]).items():
         assert_close(logits, case["expected"]["logits"][name], atol, rtol)
         assert_close(logits.softmax(1), case["expected"]["probabilities"][name], atol, rtol)
+
+
+@pytest.mark.slow
+def test_the_published_size_equals_multitrain():
+    """24 blocks, 32 x 224 x 224, 400 + 305 + 174 classes: a minute and several GB."""
+    case = load_case(GOLDEN / "multitrain/model_multi_full.pt")
+    settings = case["config"]["settings"]
+    labels = dict(zip(NAMES, settings["MODEL"]["MULTI_NUM_CLASSES"], strict=True))
+    model = multitrain(case, replace(spec_of(case), labels=labels)).eval()
+    with torch.no_grad():
+        logits = model(case["inputs"]["video"])["logits"]
+    atol, rtol = limits(case)
+    for name, part in zip(NAMES, logits.split(list(labels.values()), 1), strict=True):
+        assert_close(part, case["expected"]["logits"][name], atol, rtol, name)
+        assert_close(part.softmax(1), case["expected"]["probabilities"][name], atol, rtol, name)
+
+
+def test_weight_decay_is_that_of_multitrain():
+    """One thing is left out: its group of projections, which has the same weight decay, is no group of its own."""
+    case = torch.load(GOLDEN / "multitrain/optimizer_groups.pt", weights_only=True)
+    expected = {name: group["weight_decay"] for group in case["expected"]["groups"] for name in group["names"]}
+    train = load_case(GOLDEN / "multitrain/model_train.pt")
+    model = multitrain(train, spec_of(train, projection=True, expander=4096))
+    solver = SimpleNamespace(
+        WEIGHT_DECAY=case["inputs"]["weight_decay"], ZERO_WD_1D_PARAM=case["inputs"]["zero_wd_1d"], LAYER_DECAY=1.0
+    )
+    model.zero_decay_pos_cls = False  # as in the published YAML files
+    found = {_published_name(n): g["weight_decay"] for g in parameter_groups(model, solver) for n in g["names"]}
+    assert found == expected
 
 
 def test_class_axes_name_each_parameter_with_classes():
