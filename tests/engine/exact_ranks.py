@@ -127,7 +127,8 @@ def gradient(names: list[str], micro_batches: int, even: bool, *, dtype=None, se
 
 def cases() -> list[tuple[list[str], int, bool]]:
     registry.discover()
-    own = [name for name in LOSSES if LOSSES[name].build.__module__.startswith("videorl.")]  # none of some project
+    # Sorted: the order of registration depends on what a process has imported. None of some project.
+    own = sorted(name for name in LOSSES if LOSSES[name].build.__module__.startswith("videorl."))
     every = [([name], micro, even) for name in own for micro in (1, 2, 3, 4) for even in (True, False)]
     together = (["cross_entropy", "informative", "milnce", "infonce"], ["multi_head", "informative", "sparsity"])
     mixed = [(names, micro, False) for names in together for micro in (1, 2, 3)]
