@@ -33,6 +33,9 @@ demo: env
 toys: env
 	$(RUN) tools/make_toy.py --out datasets/toy_multi --multi
 	$(RUN) tools/run_net.py --cfg configs/toy/multitrain.yaml
+	$(RUN) tools/make_toy.py --out datasets/toy_narrated --narrated
+	$(RUN) tools/run_net.py --cfg configs/toy/milnce.yaml
+	$(RUN) tools/run_net.py --cfg configs/toy/milnce.yaml HOWTO100M.NUM_CANDIDATES 1 OUTPUT_DIR runs/toy_milnce_k1
 	$(PYTEST) -m "" tests/test_toys.py
 
 test: env

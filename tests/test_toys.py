@@ -21,3 +21,17 @@ def test_one_model_learns_three_label_spaces():
     assert found.keys() == {"test_motion", "test_shape_motion", "test_speed_direction", "test"}
     assert min(metrics["top1"] for metrics in found.values()) >= 0.9
     assert all(metrics["n"] == metrics["of"] for metrics in found.values())
+
+
+@pytest.mark.slow
+def test_milnce_finds_unseen_clips_by_text_and_its_features_tell_directions():
+    found = results("toy_milnce")
+    assert min(found[name]["t2v_r1"] for name in ("youcook2", "msrvtt")) >= 0.6
+    assert found["hmdb51"]["top1"] >= 0.85
+
+
+@pytest.mark.slow
+def test_milnce_with_one_candidate_caption_is_worse_than_with_several():
+    several, one = results("toy_milnce"), results("toy_milnce_k1")
+    for name in ("youcook2", "msrvtt"):
+        assert one[name]["t2v_r1"] < several[name]["t2v_r1"] - 0.1

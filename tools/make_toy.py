@@ -1,7 +1,8 @@
-"""Writes toy data sets: short videos of moving shapes, in PySlowFast's layout.
+"""Writes toy data sets: short videos of moving shapes, in the layouts of published data sets.
 
-python tools/make_toy.py --out datasets/toy                 8 motions
-python tools/make_toy.py --out datasets/toy_multi --multi   three sets with label spaces of their own, in subfolders
+python tools/make_toy.py --out datasets/toy                       8 motions, as PySlowFast reads them
+python tools/make_toy.py --out datasets/toy_multi --multi         three such sets with label spaces of their own
+python tools/make_toy.py --out datasets/toy_narrated --narrated   HowTo100M, YouCook2, MSR-VTT and HMDB-51 in small
 """
 
 import argparse
@@ -12,24 +13,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
-from videorl.data import toy
+from videorl.data import toy, toy_narrated
 from videorl.registry import UserError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; new, empty or an unfinished toy set")
-    parser.add_argument("--multi", action="store_true", help=f"one set in each of {', '.join(toy.LABEL_SPACES)}")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--multi", action="store_true", help=f"one set in each of {', '.join(toy.LABEL_SPACES)}")
+    kind.add_argument("--narrated", action="store_true", help="narrated videos, and what to evaluate on")
     parser.add_argument("--seed", type=int, default=0)
     for split, count in {"train": 640, "val": 96, "test": 96}.items():
-        parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"clips a set (default {count})")
+        text = f"clips a set (default {count}; no effect on --narrated)"
+        parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help=text)
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     args = parser.parse_args()
+    how = {"seed": args.seed, "workers": args.workers, "progress": _bar}
     counts = {split: getattr(args, split) for split in toy.SPLITS}
     try:
-        for kind in toy.LABEL_SPACES if args.multi else ["motion"]:
-            out = args.out / kind if args.multi else args.out
-            print(toy.make_set(out, seed=args.seed, kind=kind, counts=counts, workers=args.workers, progress=_bar))
+        if args.narrated:
+            print(toy_narrated.make_set(args.out, **how))
+        elif args.multi:
+            for kind in toy.LABEL_SPACES:
+                print(toy.make_set(args.out / kind, kind=kind, counts=counts, **how))
+        else:
+            print(toy.make_set(args.out, counts=counts, **how))
     except UserError as error:
         print(f"make_toy: {error}", file=sys.stderr)
         sys.exit(2)

@@ -10,8 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 from videorl import dist, registry
 from videorl.engine.objective import Objective
-from videorl.engine.step import Precision, backward, unwrap
+from videorl.engine.step import Precision, backward, normalise, unwrap
 from videorl.models.heads import class_head
+from videorl.models.s3d import S3D
 from videorl.registry import LOSSES
 from videorl.spec import Clip, Head, Spec
 
@@ -56,6 +57,17 @@ class Projected(nn.Module):
 
     def forward(self, x):
         return {"features": x @ self.weight.T}
+
+
+class Narrated(nn.Module):
+    """S3D in float64, where no ReLU falls the other way because other clips are in its batch."""
+
+    def __init__(self, clip):
+        super().__init__()
+        self.s3d = S3D(Spec(clip), embed_dim=8, width=0.05, vocabulary=20, freeze_words=False).double()
+
+    def forward(self, video, text):
+        return self.s3d(video.double(), text)
 
 
 class FirstCandidate(nn.Module):
@@ -125,6 +137,35 @@ def gradient(names: list[str], micro_batches: int, even: bool, *, dtype=None, se
     return {"gradient": found, "values": values, "statistics": statistics}
 
 
+def narrated_gradient(micro_batches: int) -> dict:
+    """Gradients and values of one step of S3D and word2vec with MIL-NCE, for this rank's share of 12 clips.
+
+    Batch norms use the statistics of all clips: those of training are each micro-batch's own.
+    """
+    torch.manual_seed(0)
+    clip = Clip(frames=4, rate=1, train_size=32, test_size=32)
+    model = Narrated(clip)
+    draw = torch.Generator().manual_seed(4)
+    batch = {
+        "video": torch.randint(256, (SAMPLES, 4, 3, 32, 32), generator=draw, dtype=torch.uint8),
+        "text": torch.randint(20, (SAMPLES, CANDIDATES, 5), generator=draw),
+        "index": torch.arange(SAMPLES),
+    }
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    model(normalise(batch["video"], clip), batch["text"])
+    for norm in norms:
+        norm.eval()
+    objective = Objective({"milnce": build_loss("milnce")}, {"milnce": 1.0})
+    model = DistributedDataParallel(model, broadcast_buffers=False) if dist.world_size() > 1 else model
+    size = SAMPLES // dist.world_size() // micro_batches
+    chunks = [dict(zip(batch, values)) for values in zip(*(v.split(size) for v in batch.values()))]
+    mine = chunks[dist.rank() * micro_batches : (dist.rank() + 1) * micro_batches]
+    values = backward(model, objective, mine, clip=clip, precision=Precision(torch.device("cpu")), seed=0, step=0)
+    return {"gradient": {n: p.grad for n, p in unwrap(model).named_parameters()}, "values": values}
+
+
 def cases() -> list[tuple[list[str], int, bool]]:
     registry.discover()
     # Sorted: the order of registration depends on what a process has imported. None of some project.
@@ -144,11 +185,12 @@ def run_rank(rank: int, folder: str, worlds: tuple[int, ...]) -> None:
         dist._cpu_group = td.group.WORLD
         found = [gradient(*case) for case in cases()]
         dropout = gradient(["cross_entropy", "milnce"], 6 // world, True, dropout=0.4)
+        narrated = narrated_gradient(2)
         td.barrier()
         td.destroy_process_group()
         dist._cpu_group = None
         if rank == 0:
-            torch.save({"cases": found, "dropout": dropout}, f"{folder}/world{world}.pt")
+            torch.save({"cases": found, "dropout": dropout, "narrated": narrated}, f"{folder}/world{world}.pt")
 
 
 def spawn(worlds: tuple[int, ...] = (2, 3)) -> dict[int, dict]:

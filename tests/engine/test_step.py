@@ -81,6 +81,13 @@ def test_dropout_is_the_same_for_any_ranks_with_as_many_chunks(split):
     assert relative_error(other["gradient"], expected["gradient"]) > 0.01
 
 
+def test_two_and_three_ranks_train_s3d_on_narrated_clips_like_one(split):
+    expected = ranks.narrated_gradient(1)
+    for got in (split[2]["narrated"], split[3]["narrated"], ranks.narrated_gradient(4)):
+        assert relative_error(got["gradient"], expected["gradient"]) <= 1e-5
+        assert got["values"] == pytest.approx(expected["values"], rel=1e-6)
+
+
 def test_replay_uses_the_same_dropout_masks():
     """One micro-batch through two passes = one pass of plain autograd with the same random state."""
     got = ranks.gradient(["milnce"], 1, True, dropout=0.4)

@@ -302,7 +302,7 @@ def _standing(out: Path, settings: dict) -> str:
     """The word for what becomes of the folder: complete (left alone), made, continued or rebuilt."""
     if (out / MARK).exists():
         found = json.loads((out / MARK).read_text())
-        for key in ("version", "kind", "seed", "counts"):
+        for key in ("kind", "version", "seed", "counts"):
             if found.get(key, "motion") != settings[key]:
                 raise UserError(
                     f"{out} holds a complete toy set with {key} {found.get(key)}, asked for {settings[key]}; "
