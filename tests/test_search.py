@@ -13,9 +13,10 @@ from tests.test_report import HOSTILE, Page
 from videorl import checkpoint, config
 from videorl.data.spans import Crop, Spans
 from videorl.data.text import Tokenizer
+from videorl.data.video import VideoError
 from videorl.engine import build
 from videorl.registry import UserError
-from videorl.search import cache, clock, embed, folder, ranked
+from videorl.search import cache, clock, embed, folder, ranked, words_of
 from videorl.search.folder import File, starts
 
 ROOT = Path(__file__).parents[1]
@@ -252,6 +253,39 @@ def test_a_damaged_window_does_not_cost_the_others(find, videos):
         assert "a.mp4" in {row[2] for row in table_of(out)}
 
 
+def test_a_video_that_was_bad_in_part_is_read_again(find, monkeypatch):
+    read = folder.Windows.__getitem__
+
+    def failing(self, i):
+        if self.path(i).endswith("a.mp4") and self.windows[i][1] > 0:
+            raise VideoError(self.path(i), "decode", "Input/output error")
+        return read(self, i)
+
+    monkeypatch.setattr(folder.Windows, "__getitem__", failing)
+    out = find("cut")
+    assert "  a.mp4: 2 of 3 windows: decode: Input/output error" in out
+    assert "best of 4 windows of 3 videos" in out
+    monkeypatch.setattr(folder.Windows, "__getitem__", read)
+    out = find("cut")
+    assert "best of 6 windows of 3 videos" in out
+    assert "cannot be read" not in out
+    assert find.read == ["a.mp4"] * 3
+
+
+def test_the_dictionary_s_place_changes_no_embedding_of_a_video(find, tmp_path):
+    find("cut")
+    np.save(tmp_path / "same.npy", np.array(WORDS))
+    find("cut", "TEXT.DICT", tmp_path / "same.npy")
+    assert find.read == []
+
+
+def test_upper_case_counts_where_the_dictionary_has_it(tmp_path):
+    np.save(tmp_path / "dict.npy", np.array(["cut", "Cut", "pan"]))
+    words, notes = words_of("Cut PAN Oil", Tokenizer(str(tmp_path / "dict.npy"), 4))
+    assert words.tolist() == [2, 3, 0, 0]
+    assert notes == ["not in the dictionary: Oil"]
+
+
 def test_nothing_readable_is_an_error(find, videos):
     for name in ("a.mp4", "b.AVI", "below/c.mkv"):
         (videos / name).write_bytes(b"")
@@ -262,8 +296,8 @@ def test_nothing_readable_is_an_error(find, videos):
 
 def test_words_that_do_not_count_are_named(find, tmp_path):
     out = find("slice the Tomato")
-    assert "not in the dictionary: slice, Tomato" in out
-    assert [row[1:] for row in table_of(out)] == [row[1:] for row in table_of(find("the"))]
+    assert "not in the dictionary: slice\n" in out
+    assert [row[1:] for row in table_of(out)] == [row[1:] for row in table_of(find("the tomato"))]
     assert "not in the dictionary" not in find("cut")
     assert "only its first 2 words count" in find("cut the tomato", "TEXT.MAX_WORDS", "2")
 

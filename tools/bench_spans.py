@@ -34,6 +34,8 @@ from videorl.data.video import VideoError, open_stream
 from videorl.registry import UserError
 from videorl.spec import Reading
 
+WAYS = ("ours", "graph", "torchcodec", "ffmpeg")
+
 
 class Readers:
     """The ways to read a clip, each from second `start` to uint8 [T, 3, S, S]."""
@@ -115,7 +117,18 @@ def measure(read, starts: list[int], expected: list[torch.Tensor]) -> tuple[dict
     return result, clips
 
 
+def checked(against: str) -> list[str]:
+    names = against.split(",")
+    for name in names:
+        if name not in WAYS:
+            raise UserError(f"--against {name!r}: expected some of {','.join(WAYS)}")
+        if name == "ffmpeg" and not shutil.which("ffmpeg"):
+            raise UserError("--against ffmpeg: the program ffmpeg is not installed")
+    return names
+
+
 def run(args: argparse.Namespace) -> dict:
+    names = checked(args.against)
     torch.set_num_threads(1)
     try:
         with Spans(args.file) as video:
@@ -126,15 +139,13 @@ def run(args: argparse.Namespace) -> dict:
     readers = Readers(args.file, args.frames, args.fps, Crop(args.size, scaled=args.scaled))
     result: dict = {"file": args.file, "seconds": round(seconds, 1), "clips": args.clips, "scaled": args.scaled}
     expected: list[torch.Tensor] = []
-    for name in args.against.split(","):
-        if name == "ffmpeg" and not shutil.which("ffmpeg"):
-            raise UserError("--against ffmpeg: the program ffmpeg is not installed")
+    for name in names:
         result[name], clips = measure(getattr(readers, name), starts, expected)
         expected = expected or clips
     return result
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", help="video of H.264 or any other codec")
     parser.add_argument("--clips", type=int, default=30, help="default 30")
@@ -142,8 +153,8 @@ def main() -> None:
     parser.add_argument("--fps", type=int, default=5, help="default 5")
     parser.add_argument("--size", type=int, default=224, help="default 224")
     parser.add_argument("--scaled", action="store_true", help="scale the largest square; default: crop only")
-    parser.add_argument("--against", default="ours,graph,torchcodec,ffmpeg", help="default: all four; ours first")
-    args = parser.parse_args()
+    parser.add_argument("--against", default=",".join(WAYS), help="default: all four; ours first")
+    args = parser.parse_args(words)
     with dist.exit_codes():
         print(json.dumps(run(args), indent=1))
 

@@ -2,54 +2,62 @@
 
 python tools/bench_step.py --cfg configs/Kinetics/MVITv2_S_16x4.yaml --batch 1 --against torchvision
 python tools/bench_step.py --cfg configs/HowTo100M/S3D_MILNCE.yaml --batch 4 --against torchvision
-time torchvision's mvit_v2_s or s3d in the same process, step by step in turn, so that a slow moment of the machine hits
-both. Of a model of video and text the video tower is timed: its embedding stands for the scores of classes.
+python tools/bench_step.py --cfg configs/SSv2/VIDEOMAE_VITB_16x2_PT.yaml --batch 4 --against transformers
+time torchvision's mvit_v2_s or s3d, or transformers' VideoMAEForPreTraining, in the same process, step by step in turn,
+so that a slow moment of the machine hits both. Of a model of video and text the video tower is timed: its embedding
+stands for the scores of classes. On a GPU `mfu` is the part of the peak (--peak, in 10^12 operations a second)
+that three times the multiply-adds of the forward pass use.
 
 python tools/bench_step.py --cfg configs/toy/multitrain.yaml --micro-batches 8 --batch 4
 times the exact two-pass step over several micro-batches against the usual loss / A, and prints how far the latter's
-gradient is off.
+gradient is off. The peaks are memory on the device beside the clips, which stay in main memory.
 """
 
 import argparse
+import inspect
 import json
 import os
 import statistics
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from videorl import config, dist
-from videorl.engine import build, optim
-from videorl.engine.step import backward, call, to_device
-from videorl.registry import UserError
+from videorl.data import masks
+from videorl.engine import build, info, optim
+from videorl.engine.step import backward, call, normalise, to_device
+from videorl.registry import MODELS, UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PARTS = ("forward", "backward", "optimizer", "step")
+Batch = dict[str, Tensor]
 
 
 class Contestant:
-    """A model with its optimizer, and what its steps took."""
+    """A model with its loss and optimizer, and what its steps took."""
 
-    def __init__(self, name: str, model: nn.Module, optimizer: torch.optim.Optimizer, dtype: torch.dtype):
-        self.name, self.model, self.optimizer, self.dtype = name, model.train(), optimizer, dtype
+    def __init__(self, name: str, model: nn.Module, loss: Callable[[nn.Module, Batch], Tensor], dtype: torch.dtype,
+                 optimizer: torch.optim.Optimizer):  # fmt: skip
+        self.name, self.model, self.loss, self.dtype = name, model.train(), loss, dtype
+        self.optimizer = optimizer
         self.seconds: dict[str, list[float]] = {part: [] for part in PARTS}
         self.peak = 0.0
 
-    def step(self, video: torch.Tensor, labels: torch.Tensor) -> None:
+    def step(self, batch: Batch) -> None:
         """One optimizer step; its parts are added to `seconds`, its memory to `peak` (MiB above what stood before)."""
-        device = video.device
+        device = dist.device()
         with Peak(device) as peak:
             times = [now(device)]
             with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-                scores = _scores(self.model, video)
-            loss = nn.functional.cross_entropy(scores.float(), labels)
+                loss = self.loss(self.model, batch)
             times.append(now(device))
             loss.backward()
             times.append(now(device))
@@ -61,31 +69,15 @@ class Contestant:
         for part, span in zip(PARTS, [*spans, times[-1] - times[0]], strict=True):
             self.seconds[part].append(span)
 
-    def result(self, video: torch.Tensor) -> dict:
+    def result(self, clips: int) -> dict:
         medians = {part: round(statistics.median(values), 4) for part, values in self.seconds.items()}
         return {
             "seconds": medians,
             "fastest_step": round(min(self.seconds["step"]), 4),
-            "clips_per_second": round(len(video) / medians["step"], 3),
+            "clips_per_second": round(clips / medians["step"], 3),
             "peak_mebibytes": round(self.peak),
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "giga_multiply_adds": round(_multiply_adds(self.model, video[:1]) / 1e9, 2),
         }
-
-
-def _scores(model: nn.Module, video: torch.Tensor) -> torch.Tensor:
-    """`[B, C]`: logits, or the embedding of a model without classes."""
-    outputs = model(video)
-    if not isinstance(outputs, dict):
-        return outputs
-    return outputs["logits"] if "logits" in outputs else outputs["video_embed"]
-
-
-def _multiply_adds(model: nn.Module, clip: torch.Tensor) -> float:
-    """Of the forward pass, by torch's counter."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(clip)
-    return counter.get_total_flops() / 2
 
 
 class Peak:
@@ -129,47 +121,109 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+# --------------------------------------------------------------------------------------------------------- contestants
+
+
 def contestants(cfg, against: str, dtypes: list[torch.dtype]) -> list[Contestant]:
     found = []
     for dtype in dtypes:
         model = build.model(cfg)
         optimizer = optim.build_optimizer(cfg, model, nn.Module())
-        found.append(Contestant(f"videorl {_short(dtype)}", model, optimizer, dtype))
-        if against == "torchvision":
-            other = _torchvision(cfg).to(dist.device())
-            groups = torch.optim.AdamW(other.parameters(), lr=1e-4, fused=dist.device().type == "cuda")
-            found.append(Contestant(f"torchvision {_short(dtype)}", other, groups, dtype))
+        loss = _objective(cfg) if cfg.MASK.RATIO else _cross_entropy
+        trained = torch.compile(model) if cfg.TRAIN.COMPILE else model
+        found.append(Contestant(f"videorl {_short(dtype)}", trained, loss, dtype, optimizer))
+        if against != "none":
+            other, loss = {"torchvision": _torchvision, "transformers": _transformers}[against](cfg)
+            other = other.to(dist.device())
+            steps = torch.optim.AdamW(other.parameters(), lr=1e-4, fused=optimizer.defaults.get("fused"))
+            found.append(Contestant(f"{against} {_short(dtype)}", other, loss, dtype, steps))
     return found
 
 
-def _torchvision(cfg) -> nn.Module:
+def _objective(cfg) -> Callable[[nn.Module, Batch], Tensor]:
+    objective = build.objective(cfg)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        values = {**batch, **call(model, batch)}
+        return objective.weighted(objective.separable_part(values, objective.totals([batch])))
+
+    return loss
+
+
+def _cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """Of logits, or of the embedding of a model without classes."""
+    outputs = model(batch["video"])
+    if isinstance(outputs, dict):
+        outputs = outputs["logits"] if "logits" in outputs else outputs["video_embed"]
+    return nn.functional.cross_entropy(outputs.float(), torch.zeros(len(outputs), dtype=torch.int64).to(outputs.device))
+
+
+def _torchvision(cfg) -> tuple[nn.Module, Callable]:
     """Torchvision's network of the same kind, with as many outputs."""
     from torchvision.models.video import mvit_v2_s, s3d
 
     kind, frames, size = cfg.MODEL.MODEL_NAME, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE
     if kind == "S3D" and frames >= 16 and size >= 224:
-        return s3d(num_classes=cfg.S3D.EMBED_DIM)
+        return s3d(num_classes=cfg.S3D.EMBED_DIM), _cross_entropy
     if (kind, frames, size) == ("MViT", 16, 224):
-        return mvit_v2_s(num_classes=cfg.MODEL.NUM_CLASSES)
+        return mvit_v2_s(num_classes=cfg.MODEL.NUM_CLASSES), _cross_entropy
     raise UserError(
         f"--against torchvision: it has mvit_v2_s for 16 frames of 224 pixels (config MVITv2_S_16x4) and s3d for"
         f" at least that (config S3D_MILNCE), not {kind} for {frames} frames of {size} pixels"
     )
 
 
+def _transformers(cfg) -> tuple[nn.Module, Callable]:
+    """Transformers' VideoMAE of the same sizes; it gets its clips as normalised floats, which is not counted."""
+    if cfg.MODEL.MODEL_NAME != "VideoMAE" or cfg.MASK.DECODER != "all":
+        raise UserError("--against transformers: it has VideoMAE's pre-training alone, with MASK.DECODER all")
+    try:
+        from transformers import VideoMAEConfig, VideoMAEForPreTraining
+    except ImportError:
+        raise UserError("--against transformers: it is not installed; pip install transformers") from None
+    node, (tubelet, patch, _) = cfg.VIDEOMAE, cfg.MODEL.PATCH_SIZE
+    settings = VideoMAEConfig(
+        image_size=cfg.DATA.TRAIN_CROP_SIZE,
+        patch_size=patch,
+        num_frames=cfg.DATA.NUM_FRAMES,
+        tubelet_size=tubelet,
+        hidden_size=node.EMBED_DIM,
+        num_hidden_layers=node.DEPTH,
+        num_attention_heads=node.NUM_HEADS,
+        intermediate_size=int(node.EMBED_DIM * node.MLP_RATIO),
+        decoder_hidden_size=node.DECODER_DIM,
+        decoder_num_hidden_layers=node.DECODER_DEPTH,
+        decoder_num_attention_heads=node.DECODER_HEADS,
+        decoder_intermediate_size=int(node.DECODER_DIM * node.MLP_RATIO),
+        attn_implementation="sdpa",
+    )
+    return VideoMAEForPreTraining(settings), lambda model, batch: model(batch["normalised"], batch["hidden"]).loss
+
+
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def micro_batches(cfg, count: int, size: int) -> list[dict]:
-    """Random clips with labels, of every label space in turn."""
+# -------------------------------------------------------------------------------------------------------------- clips
+
+
+def micro_batches(cfg, count: int, size: int) -> list[Batch]:
+    """Random clips with what the model's `forward` names and labels, of every label space in turn."""
     spec = config.spec(cfg)
     clip, sizes = spec.clip, list(spec.labels.values())
-    draw = torch.Generator().manual_seed(0)
+    draw, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    names = inspect.signature(config.component(cfg, MODELS, cfg.MODEL.MODEL_NAME)[0].build.forward).parameters
     found = []
     for _ in range(count):
         shape = (size, clip.frames, clip.channels, clip.train_size, clip.train_size)
-        batch = {"video": torch.randint(256, shape, generator=draw, dtype=torch.uint8), "index": torch.arange(size)}
+        video = torch.randint(256, shape, generator=draw, dtype=torch.uint8)
+        batch = {"pixels" if "pixels" in names else "video": video, "index": torch.arange(size)}
+        if "visible" in names:
+            grid = masks.checked_grid(spec, clip.train_size)
+            drawn = [masks.draw(rng, grid, spec.masking) for _ in range(size)]
+            batch["visible"], batch["masked"] = (torch.from_numpy(np.stack(part)) for part in zip(*drawn))
+        if "text" in names:
+            batch["text"] = torch.randint(50, (size, 4, cfg.TEXT.MAX_WORDS), generator=draw)  # words of any dictionary
         if len(sizes) == 1:
             batch["labels"] = torch.randint(sizes[0], (size,), generator=draw)
         else:
@@ -180,6 +234,20 @@ def micro_batches(cfg, count: int, size: int) -> list[dict]:
                 batch["labels"][i, sum(sizes[:d]) + int(torch.randint(sizes[d], (1,), generator=draw))] = 1.0
         found.append(batch)
     return found
+
+
+def on_device(cfg, size: int, against: str) -> Batch:
+    """One batch as it lies on the device before a step, with what transformers reads."""
+    clip = config.spec(cfg).clip
+    batch = to_device(micro_batches(cfg, 1, size)[0], dist.device(), clip)
+    if against == "transformers":
+        batch["normalised"] = normalise(batch["pixels"], clip).transpose(1, 2).contiguous()
+        batch["hidden"] = torch.ones(size, batch["visible"].shape[1] + batch["masked"].shape[1], dtype=torch.bool)
+        batch["hidden"] = batch["hidden"].to(dist.device()).scatter_(1, batch["visible"], False)
+    return batch
+
+
+# ------------------------------------------------------------------------------------------------------- micro-batches
 
 
 def exact(cfg, model, objective, batches) -> None:
@@ -217,7 +285,7 @@ def accumulation(cfg, args) -> None:
     found = {
         "device": str(dist.device()),
         "threads": torch.get_num_threads(),
-        "micro_batches": [args.micro_batches, *batches[0]["video"].shape],
+        "micro_batches": [args.micro_batches, *batches[0]["pixels" if "pixels" in batches[0] else "video"].shape],
         "seconds": {name: round(value, 4) for name, value in medians.items()},
         "peak_mebibytes": {name: round(value) for name, value in peaks.items()},
         "exact / usual": {
@@ -235,7 +303,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="clips")
     parser.add_argument("--steps", type=int, default=5, help="counted steps of each, after one that is not")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16, or both: float32,bfloat16")
-    parser.add_argument("--against", default="none", choices=["none", "torchvision"])
+    parser.add_argument("--against", default="none", choices=["none", "torchvision", "transformers"])
+    parser.add_argument("--peak", type=float, default=0.0, help=f"of the GPU; known: {info.KNOWN_PEAKS}")
     parser.add_argument("--micro-batches", type=int, default=0, help="time a step over so many micro-batches instead")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     args = parser.parse_intermixed_args()
@@ -245,31 +314,38 @@ def main() -> None:
 
 
 def run(cfg, args) -> None:
-    device, size = dist.device(), cfg.DATA.TRAIN_CROP_SIZE
-    video = torch.randn(args.batch, 3, cfg.DATA.NUM_FRAMES, size, size, device=device)
-    labels = torch.zeros(args.batch, dtype=torch.int64, device=device)
     names = args.dtype.split(",")
     if strange := set(names) - set(DTYPES):
         raise UserError(f"--dtype {', '.join(sorted(strange))}: expected float32, bfloat16, or both")
-    dtypes = [DTYPES[name] for name in names]
-    field = contestants(cfg, args.against, dtypes)
+    batch = on_device(cfg, args.batch, args.against)
+    field = contestants(cfg, args.against, [DTYPES[name] for name in names])
     for number in range(args.steps + 1):
         for one in field:
-            one.step(video, labels)
+            one.step(batch)
             if number == 0:
                 one.seconds = {part: [] for part in PARTS}
                 one.peak = 0.0
-    results = {one.name: one.result(video) for one in field}
+    results = {one.name: one.result(args.batch) for one in field}
     first = field[0].name
     ratios = {
-        f"{first} / {name}": round(results[first]["seconds"]["step"] / found["seconds"]["step"], 3)
+        f"{first} / {name}": {
+            "time": round(results[first]["seconds"]["step"] / found["seconds"]["step"], 3),
+            "memory": round(results[first]["peak_mebibytes"] / max(found["peak_mebibytes"], 1), 3),
+        }
         for name, found in results.items()
         if name != first
     }
-    shape = [args.batch, 3, cfg.DATA.NUM_FRAMES, size, size]
-    threads = torch.get_num_threads()
-    about = {"device": str(device), "threads": threads, "clip": shape}
-    print(json.dumps({**about, "models": results, "step_ratio": ratios}, indent=1))
+    macs = info.model_info(cfg).parts[0].macs
+    about = {
+        "device": torch.cuda.get_device_name() if dist.device().type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "clip": [args.batch, 3, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TRAIN_CROP_SIZE],
+        "giga_multiply_adds": round(macs / 1e9, 3),
+    }
+    if peak := args.peak or info.peak(about["device"]):
+        for found in results.values():
+            found["mfu"] = round(info.mfu(macs, found["clips_per_second"], peak), 4)
+    print(json.dumps({**about, "models": results, "ratios": ratios}, indent=1))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python tools/index_captions.py howto100m_videos.csv captions/ howto100m.captions
 
-HOWTO100M.CAPTION_INDEX then names OUT. A run that was killed goes on where it was when started again; a list that has
-changed in between is refused. OUT.json holds the SHA-256 of OUT: where OUT is complete, the command checks it. Videos
-whose captions cannot be read are counted here, and go into quarantine when they are trained on.
+HOWTO100M.CAPTION_INDEX then names OUT. A run that was killed, or ended by a disk that failed, goes on where it was when
+started again; a list or folder that has changed in between is refused. OUT.json holds the SHA-256 of OUT: where OUT is
+complete, the command checks it. Videos whose captions are missing or wrong are counted here, and go into quarantine
+when they are trained on.
 """
 
 import argparse
@@ -30,8 +31,8 @@ def main(words: list[str] | None = None) -> None:
     with dist.exit_codes():
         try:
             print(run(args))
-        except OSError as error:  # of what it writes: a folder where a file is expected, no permission, disk full
-            raise UserError(str(error)) from None
+        except OSError as error:  # no permission, disk full, disk or network fails
+            raise UserError(f"{error}; what was read is kept: run again to go on") from None
 
 
 def run(args: argparse.Namespace) -> str:
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> str:
     check_paths(paths, args.list, allow_outside=False)
     names = [captions.name_of(path) for path in paths]
     if captions.head_of(args.out).exists():
-        captions.verify(args.out, names)
+        captions.verify(args.out, names, args.root)
         done = "checked"
     else:
         captions.build_index(names, args.root, args.out, progress)

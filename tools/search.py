@@ -72,7 +72,9 @@ def run(cfg, args: argparse.Namespace) -> None:
     text = embedder.text(words)
 
     stride = args.stride or embedder.seconds
-    settings = config.component(cfg, MODELS, embedder.name)[1]
+    entry, settings = config.component(cfg, MODELS, embedder.name)
+    # How texts are read changes no embedding of a video.
+    settings = {name: value for name, value in settings.items() if not entry.keys[name].bound.startswith("TEXT.")}
     kept = cache.Cache(args.cache.expanduser(), args.folder, embedder.fingerprint(stride, settings))
     unreadable |= embed.fill(
         kept,

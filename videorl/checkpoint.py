@@ -155,20 +155,30 @@ def _sync_folder(folder: Path) -> None:
 def read(file: Path) -> dict:
     """The content of a checkpoint, on the CPU. Raises `UserError` if it is missing, damaged, or holds more than data.
 
-    Nothing in the file is executed: `weights_only=True` with a short list of plain types.
+    A `.safetensors` file gives its tensors by name; any other file is taken for one of `torch.save`. Nothing in it is
+    executed: `weights_only=True` with a short list of plain types.
     """
     if not file.is_file():
-        raise UserError(f"checkpoint {file} does not exist")
+        found = "is a folder; name a file in it" if file.is_dir() else "does not exist"
+        raise UserError(f"checkpoint {file} {found}")
     if reason := damage(file):
         raise UserError(f"checkpoint {file} is damaged: {reason}; take another one")
     try:
-        with torch.serialization.safe_globals(SAFE):
-            state = torch.load(file, map_location="cpu", weights_only=True)
+        state = _load(file)
     except Exception as error:
         raise UserError(f"checkpoint {file} cannot be read: {_reason(file, error)}") from None
     if not isinstance(state, dict):
         raise UserError(f"checkpoint {file}: expected a dict, found a {type(state).__name__}")
     return state
+
+
+def _load(file: Path) -> object:
+    if file.suffix == ".safetensors":
+        import safetensors.torch
+
+        return safetensors.torch.load_file(file)
+    with torch.serialization.safe_globals(SAFE):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _reason(file: Path, error: Exception) -> str:
@@ -178,6 +188,8 @@ def _reason(file: Path, error: Exception) -> str:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     if unsafe:
         return f"it holds objects that could run code ({', '.join(unsafe[:3])}); re-save its weights as plain tensors"
+    if type(error).__name__ == "SafetensorError":
+        return f"it is no whole file of safetensors ({error})"
     if isinstance(error, pickle.UnpicklingError):
         return "it is no file of tensors and plain values; re-save its weights with torch.save"
     return f"{type(error).__name__} {str(error).partition(chr(10))[0][:150]}".strip()

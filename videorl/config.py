@@ -26,7 +26,7 @@ from videorl.registry import (
     did_you_mean,
 )
 from videorl.settings import Setting, convert, parse, read_file, read_overrides, shown, type_name
-from videorl.spec import Augment, Clip, Head, Reading, Spec, Views
+from videorl.spec import Augment, Clip, Head, Masking, Reading, Spec, Views
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 ALL = "all"  # as a data set: every entry of DATASETS
@@ -303,8 +303,10 @@ def spec(cfg: CfgNode, views: Views | None = None, space: str = "") -> Spec:
         erase_mode=aug.RE_MODE,
         erase_count=aug.RE_COUNT,
         copies=aug.NUM_SAMPLE if aug.ENABLE else 1,
+        crop_scales=tuple(data.TRAIN_CROP_SCALES),
     )
-    reading = Reading(data.DECODING_BACKEND, data.MAX_PIXELS, data.ALLOW_OUTSIDE_ROOT)
+    mask = cfg.MASK
+    reading = Reading(data.DECODING_BACKEND, data.MAX_PIXELS, data.ALLOW_OUTSIDE_ROOT, data.CACHE_FOLDER, data.CACHE_GB)
     labels = {name: node.NUM_CLASSES for name, node in cfg.DATASETS.items()}
     several = [n for n, node in cfg.DATASETS.items() if node.get("MULTI_LABEL", data.MULTI_LABEL)]
     multi = cfg.MULTI
@@ -320,6 +322,8 @@ def spec(cfg: CfgNode, views: Views | None = None, space: str = "") -> Spec:
         augment=augment,
         views=views or Views(),
         reading=reading,
+        patch=tuple(cfg.MODEL.PATCH_SIZE),
+        masking=Masking(mask.RATIO, mask.KIND, mask.ROUNDING, mask.DECODER),
         act_checkpoint=cfg.MODEL.ACT_CHECKPOINT,
         seed=cfg.RNG_SEED,
     )

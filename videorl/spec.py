@@ -12,6 +12,9 @@ NAMES = {
     "index": "[B] int64, number of the sample in its data set",
     "view": "[B] int64, number of the test view (temporal view x crops + crop)",
     "splits": "[B, S] int64, what each of S splits of a data set does with a sample: 1 train, 2 test, 0 neither",
+    "pixels": "[B, T, 3, H, W] uint8, the clip as it is loaded, of which masked models read a part",
+    "visible": "[B, V] int64, tokens that the encoder sees, ascending; the grid is numbered by time, row, column",
+    "masked": "[B, M] int64, tokens to be predicted, ascending; those that are visible too do not count in the loss",
     "text": "[B, K, L] int64 word numbers, 0 for padding; K candidate captions of each clip (or [B, L]: one)",
     # outputs
     "logits": "[B, C] float, before softmax or sigmoid; several label spaces stand side by side",
@@ -19,6 +22,7 @@ NAMES = {
     "projection_weights": "[N] float, all weights of those maps",
     "expanded": "[B, D] float, features after the expander",
     "features": "[B, D] float, pooled over tokens, before the head",
+    "predicted": "[B, M, P] float, pixels of the masked tokens, in order of frame, row, column, colour, normalised",
     "video_embed": "[B, D] float, clips in the joint space of video and text",
     "text_embed": "[B, K, D] float, the K captions of each clip in that space",
 }
@@ -54,6 +58,17 @@ class Augment:
     erase_mode: str = "pixel"
     erase_count: int = 1
     copies: int = 1
+    crop_scales: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which tokens of a clip are hidden from the encoder (node MASK; the meaning of each stands in defaults.yaml)."""
+
+    ratio: float = 0.0
+    kind: str = "tube"
+    rounding: str = "keep"
+    decoder: str = "all"
 
 
 @dataclass(frozen=True)
@@ -66,11 +81,13 @@ class Views:
 
 @dataclass(frozen=True)
 class Reading:
-    """How videos are opened: backend, and limits that are checked before decoding."""
+    """How videos are opened: backend, limits that are checked before decoding, and where decoded frames are kept."""
 
     backend: str = "pyav"
     max_pixels: int = 36_000_000
     allow_outside_root: bool = False
+    cache_folder: str = ""
+    cache_gb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,5 +117,7 @@ class Spec:
     augment: Augment = field(default_factory=Augment)
     views: Views = field(default_factory=Views)
     reading: Reading = field(default_factory=Reading)
+    patch: tuple[int, int, int] = (2, 16, 16)
+    masking: Masking = field(default_factory=Masking)
     act_checkpoint: bool = False
     seed: int = 0

@@ -58,6 +58,13 @@ def test_file_with_the_other_stem(deep):
         layout.rename(file, model(2, space_to_depth=deep))
 
 
+@pytest.mark.parametrize("width", [0.25, 2.0])
+def test_file_of_another_width_has_the_stem(width):
+    with pytest.raises(UserError, match=r"conv1\.conv1\.weight") as error:
+        convert.load(model(2), model(2, width=width).state_dict(), "x.pth", testing=True)
+    assert "the other stem" not in str(error.value)
+
+
 def test_file_with_another_vocabulary():
     with pytest.raises(UserError, match=r"text_module\.word_embd\.weight \(90000, 300\) for \(2, 300\)"):
         convert.load(model(2), model(90000).state_dict(), "x.pth", testing=True)

@@ -1,5 +1,6 @@
 """The caption index says what the caption files say, survives being killed, and notices damage."""
 
+import errno
 import hashlib
 import pickle
 import random
@@ -90,14 +91,18 @@ def test_workers_get_the_name_of_the_index_and_not_its_bytes(root, index):
         assert array.base is not None, "a view of the file, not a copy"
 
 
-def test_the_checksum_is_that_of_the_file(index):
-    head = verify(index, NAMES)
+def test_the_checksum_is_that_of_the_file(root, index):
+    head = verify(index, NAMES, str(root))
     assert head["sha256"] == hashlib.sha256(index.read_bytes()).hexdigest()
     assert head["videos"] == 60
 
 
 class Killed(Exception):
     """Stands for the end of the process."""
+
+
+def killed(parts, total):
+    raise Killed
 
 
 def test_a_killed_run_goes_on_where_it_was(root, tmp_path, monkeypatch):
@@ -114,8 +119,8 @@ def test_a_killed_run_goes_on_where_it_was(root, tmp_path, monkeypatch):
         CaptionIndex(out)
     (tmp_path / "captions.index.parts/0000000032.tmp").write_bytes(b"half")
     read = []
-    of = CaptionFiles.of
-    monkeypatch.setattr(CaptionFiles, "of", lambda self, name: read.append(name) or of(self, name))
+    of = CaptionFiles.read
+    monkeypatch.setattr(CaptionFiles, "read", lambda self, name: read.append(name) or of(self, name))
     build_index(NAMES, str(root), out, quiet)
     assert sorted(read) == sorted(NAMES[32:])
     monkeypatch.undo()
@@ -125,23 +130,81 @@ def test_a_killed_run_goes_on_where_it_was(root, tmp_path, monkeypatch):
 
 def test_another_list_is_refused(root, index, tmp_path):
     with pytest.raises(UserError, match="another list"):
-        verify(index, NAMES[1:])
-
-    def killed(parts, total):
-        raise Killed
-
+        verify(index, NAMES[1:], str(root))
     with pytest.raises(Killed):
         build_index(NAMES, str(root), tmp_path / "new", killed)
     with pytest.raises(UserError, match="another list"):
         build_index(NAMES[::-1], str(root), tmp_path / "new", quiet)
 
 
-def test_damage_is_noticed(root, index, tmp_path):
+def test_another_folder_of_captions_is_refused(root, index, tmp_path, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    verify(index, NAMES, root.name)  # the same, from here
+    refused = f"was made from CAPTION_ROOT {root}, not {tmp_path}; delete it"
+    with pytest.raises(UserError, match=refused):
+        verify(index, NAMES, str(tmp_path))
+    with pytest.raises(Killed):
+        build_index(NAMES, str(root), tmp_path / "new", killed)
+    with pytest.raises(UserError, match=refused):
+        build_index(NAMES, str(tmp_path), tmp_path / "new", quiet)
+
+
+def test_a_folder_without_captions_is_refused_and_leaves_nothing(root, tmp_path):
+    """Else all videos would go into quarantine, and the right folder would be another one than before."""
+    (tmp_path / "wrong").mkdir()
+    with pytest.raises(UserError, match=f"wrong: none of 60 videos .* first: captions {NAMES[0]}.csv: No"):
+        build_index(NAMES, str(tmp_path / "wrong"), tmp_path / "index", quiet)
+    assert [file.name for file in tmp_path.iterdir()] == ["wrong"]
+    build_index(NAMES, str(root), tmp_path / "index", quiet)
+
+
+def test_a_disk_that_fails_ends_the_run_which_then_goes_on(root, tmp_path, monkeypatch, capsys):
+    """Only what is wrong for good stands in the index."""
+    (tmp_path / "list.csv").write_text("video_path\n" + "".join(f"{name}.mp4\n" for name in NAMES))
+    words = [str(tmp_path / "list.csv"), str(root), str(tmp_path / "out")]
+    read = CaptionFiles.read
+
+    def failing(self, name):
+        if name == NAMES[40]:
+            raise OSError(errno.EIO, "Input/output error", f"{name}.csv")
+        return read(self, name)
+
+    monkeypatch.setattr(CaptionFiles, "read", failing)
+    with pytest.raises(SystemExit) as end:
+        index_captions.main(words)
+    assert end.value.code == 2
+    assert f"Input/output error: '{NAMES[40]}.csv'; what was read is kept" in capsys.readouterr().err
+    assert len(list((tmp_path / "out.parts").glob("*.npz"))) == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(captions, "PART", 16)
+    index_captions.main(words)
+    assert capsys.readouterr().out.endswith(f"captions of 60 videos, {len(BAD)} of them unreadable\n")
+
+
+def test_parts_that_a_killed_run_left_beside_its_index_are_removed(root, index, tmp_path, capsys):
+    parts = tmp_path / "captions.index.parts"
+    parts.mkdir()
+    (parts / "list.json").touch()
+    (tmp_path / "list.csv").write_text("video_path\n" + "".join(f"{name}.mp4\n" for name in NAMES))
+    index_captions.main([str(tmp_path / "list.csv"), str(root), str(index)])
+    assert "checked" in capsys.readouterr().out
+    assert not parts.exists()
+
+
+def test_the_command_names_its_own_argument(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("video_path\na.mp4\n")
+    with pytest.raises(SystemExit):
+        index_captions.main([str(tmp_path / "list.csv"), str(tmp_path / "none"), str(tmp_path / "out")])
+    assert capsys.readouterr().err.startswith("error: CAPTION_ROOT ")
+    assert not (tmp_path / "out.parts").exists()
+
+
+def test_damage_is_noticed(root, index):
     content = bytearray(index.read_bytes())
     content[len(content) // 2] ^= 1
     index.write_bytes(content)
     with pytest.raises(UserError, match="has changed since it was made"):
-        verify(index, NAMES)
+        verify(index, NAMES, str(root))
     index.write_bytes(content[:-1])
     with pytest.raises(UserError, match="does not fit its json"):
         CaptionIndex(index)

@@ -73,6 +73,60 @@ def test_uniform_clips_equal_ssv2_of_multitrain():
         assert clips.uniform_train(n, frames=frames, rng=PythonRandom(1)).tolist() == indices["train"]
 
 
+class NumpyRandom:
+    """The draws of the published code: numpy's global generator, seeded anew for each call."""
+
+    def __init__(self, seed):
+        self.integers = np.random.RandomState(seed).randint
+
+
+def pretraining_cases():
+    inputs, expected = load("videomae_pretrain_indices")
+    for (n, rate, seed), found in zip(inputs["cases"], expected["cases"], strict=True):
+        yield n, rate, found, clips.strided_train(n, frames=16, rate=rate, rng=NumpyRandom(seed)).tolist()
+
+
+def test_strided_clips_equal_the_pre_training_of_videomae():
+    for _, _, expected, found in pretraining_cases():
+        assert found == expected["videomae"]
+
+
+def test_vswift_differs_from_them_for_videos_that_are_no_longer_than_a_clip():
+    """It takes sorted random frames there, or the first frame again and again: a clip without an even pace."""
+    for n, rate, expected, found in pretraining_cases():
+        assert (found == expected["vswift"]) == (n > 16 * rate)
+
+
+def test_sparse_clips_equal_vswift():
+    _, expected = load("videomae_sparse_indices")
+    for key, case in expected.items():
+        n = int(key)
+        assert clips.sparse_train(n, frames=16, rng=NumpyRandom(0)).tolist() == case["train"]
+        assert clips.sparse_view(n, frames=16, view=0, views=1).tolist() == case["val"]
+        for k, crops in enumerate(case["test"]):
+            assert clips.sparse_view(n, frames=16, view=k, views=2).tolist() == crops[0][0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 16), st.integers(1, 5), st.integers(2, 7))
+def test_strided_views_equal_videomae(n, frames, rate, views):
+    """Every `rate`-th frame, the last one repeated; clips of them start at int(k * (length - frames) / (views - 1))."""
+    kept = list(range(0, n, rate))
+    kept += kept[-1:] * (frames - len(kept))
+    step = max((len(kept) - frames) / (views - 1), 0)
+    for k in range(views):
+        start = int(k * step)
+        assert (
+            clips.strided_view(n, frames=frames, rate=rate, view=k, views=views).tolist()
+            == (kept[start : start + frames])
+        )
+
+
+def test_a_single_strided_view_lies_in_the_middle():
+    found = clips.strided_view(101, frames=4, rate=2, view=0, views=1)
+    assert found.tolist() == [46, 48, 50, 52]
+
+
 def slow_dense(start, n, length, frames):
     """Walks the clip frame by frame; what lies past the last frame of the video repeats it."""
     first = max(min(int(start), n - 2), 0)
@@ -107,6 +161,10 @@ def test_every_rule_gives_valid_rising_indices(n, fps, frames, rate, views, offs
         clips.dense_view(n, fps, **dense, view=view, views=views, offset=offset),
         clips.uniform_train(n, frames=frames, rng=rng),
         clips.uniform_test(n, frames=frames),
+        clips.strided_train(n, **dense, rng=rng),
+        clips.strided_view(n, **dense, view=view, views=views),
+        clips.sparse_train(n, frames=frames, rng=rng),
+        clips.sparse_view(n, frames=frames, view=view, views=views),
     ):
         assert found.dtype == np.int64
         assert found.shape == (frames,)
@@ -134,6 +192,9 @@ def test_one_frame_gives_a_still_clip():
     assert clips.dense_train(1, 30.0, frames=4, rate=2, rng=rng).tolist() == [0] * 4
     assert clips.uniform_train(1, frames=4, rng=rng).tolist() == [0] * 4
     assert clips.dense_view(1, 30.0, frames=4, rate=2, view=4, views=5, offset=True).tolist() == [0] * 4
+    assert clips.strided_train(1, frames=4, rate=2, rng=rng).tolist() == [0] * 4
+    assert clips.strided_view(1, frames=4, rate=2, view=1, views=2).tolist() == [0] * 4
+    assert clips.sparse_view(1, frames=4, view=1, views=2).tolist() == [0] * 4
 
 
 @pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf")])

@@ -1,6 +1,7 @@
 """YouCook2, MSR-VTT and HMDB-51 against the golden cases of MIL-NCE, and what they do with files that are wrong."""
 
 import hashlib
+import pickle
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.data.clips_on_disk import write_video
 from tests.data.narrated import FOLDER, copy_to, spec
 from videorl.data.paired import HMDB51, MSRVTT, YouCook2, window_starts
+from videorl.data.spans import PastEnd
 from videorl.data.video import VideoError
 from videorl.registry import UserError
 
@@ -85,6 +88,29 @@ def test_a_clip_shorter_than_a_window_ends_black():
     assert torch.equal(first["video"], second["video"])
 
 
+def test_windows_past_the_last_picture_are_black(tmp_path):
+    """3.3 seconds of pictures, 12 of sound: windows at 0, 2.8, 5.6 and 8.4 s."""
+    folder = copy_to(tmp_path / "set")
+    (file,) = {msrvtt(folder).path(0)}
+    write_video(Path(file), range(100), tone=12.0)
+    shown = [item["video"].flatten(1).amax(1) > 0 for item in msrvtt(folder)[0]]
+    assert [int(frames.sum()) for frames in shown] == [16, 3, 0, 0]
+
+
+@pytest.mark.parametrize(("start", "end", "shown"), [(8, 99, [True, False]), (98, 99, None)])
+def test_segments_past_the_end(tmp_path, start, end, shown):
+    folder = copy_to(tmp_path / "set")
+    (folder / "youcook.csv").write_text(f"end,start,task,text,video_id\n{end},{start},226,add oil,ycA\n")
+    data = youcook(folder, spec(2))
+    if shown is None:
+        with pytest.raises(PastEnd, match="shows nothing from second 98 on") as error:
+            data[0]
+        assert isinstance(error.value, VideoError)
+        assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+    else:
+        assert [bool(item["video"].any()) for item in data[0]] == shown
+
+
 @pytest.mark.parametrize("extension", ["mkv", "webm"])
 def test_a_youcook_video_may_have_another_extension(tmp_path, extension):
     folder = copy_to(tmp_path / "set")
@@ -110,6 +136,9 @@ def test_a_missing_video_is_named(tmp_path, make):
     [
         (youcook, "youcook.csv", "start,end,task,text\n1,2,3,a\n", "no column video_id"),
         (youcook, "youcook.csv", "end,start,task,text,video_id\n1,two,3,a,b\n", "row 1: start 'two', end '1'"),
+        (youcook, "youcook.csv", "end,start,task,text,video_id\n1,nan,3,a,b\n", "row 1: start 'nan', end '1': "),
+        (youcook, "youcook.csv", "end,start,task,text,video_id\ninf,1,3,a,b\n", "row 1: start '1', end 'inf': "),
+        (youcook, "youcook.csv", "end,start,task,text,video_id\n1,2,3,a,b\n", "the end not before the start"),
         (youcook, "youcook.csv", "end,start,task,text,video_id\n1,2,../../..,a,b\n", "leaves the video folder"),
         (msrvtt, "msrvtt.csv", "video_id,sentence\n", "holds no rows"),
         (hmdb, "hmdb.csv", "video_id,label,split1,split2,split3\na.avi,run_test,0,1,3\n", "row 1: splits 0, 1, 3"),
@@ -125,7 +154,8 @@ def test_lists_that_are_wrong(tmp_path, make, file, text, said):
 
 
 @pytest.mark.parametrize(
-    ("make", "crops", "said"), [(youcook, 3, "expected 1"), (msrvtt, 2, "expected 1"), (hmdb, 3, "expected 1 or 2")]
+    ("make", "crops", "said"),
+    [(youcook, 3, "expected 1;"), (msrvtt, 2, "expected 1;"), (hmdb, 3, r"expected 1 or 2 \(mirrored\); set CROPS in")],
 )
 def test_crops_that_do_not_exist(make, crops, said):
     with pytest.raises(UserError, match=f"CROPS {crops}: {said}"):

@@ -1,6 +1,7 @@
 """Clips by time hold the frames and the pixels that a filter graph over the whole decoded file gives."""
 
 import os
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from av.filter import Graph
 from tests.data.clips_on_disk import cut, turn, write_sound, write_video
 from videorl.data.spans import Crop, Spans, pick, stacked
 from videorl.data.video import VideoError, open_video
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+import bench_spans
 
 N, T, FPS = 100, 8, 5  # frames of a file, at 30 a second; frames of a clip, and how many of them a second
 STARTS = (0, 0.9, 1, 1.3333333, 1.966, 2, 2.9, 3.2)
@@ -199,3 +203,11 @@ def test_the_file_is_closed_after_an_error(files):
         error_of(files["b_frames"], 9)
         error_of(files["b_frames"], crop=Crop(99, scaled=False))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_benchmark_refuses_unknown_ways_before_it_times_any(files, capsys, monkeypatch):
+    monkeypatch.setattr(bench_spans, "measure", lambda *_: pytest.fail("timed"))
+    with pytest.raises(SystemExit) as end:
+        bench_spans.main([str(files["b_frames"]), "--against", "ours,decord"])
+    assert end.value.code == 2
+    assert "--against 'decord': expected some of ours,graph,torchcodec,ffmpeg" in capsys.readouterr().err

@@ -22,6 +22,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
 from recipe import assert_close, limits, load_case  # noqa: E402
 
+CROP_SCALES = (1, 0.875, 0.75, 0.66)
 AREA, ASPECT, POLICY = (0.08, 1.0), (0.75, 1.3333), "rand-m7-n4-mstd0.5-inc1"
 MAGNITUDES = {
     "AutoContrast": (),
@@ -122,6 +123,21 @@ def test_random_crops_equal_pyslowfast_for_the_same_draws():
             clip = transforms.cut(frames, transforms.random_crop(40, 60, short, 32, rng))
             clip = clip.flip(2) if not inverse and rng.numpy.uniform() < 0.5 else clip
             assert_close(clip.permute(3, 0, 1, 2), expected[key], *limits(case))
+
+
+class PythonChoice(random.Random):
+    """`choice` of the published code."""
+
+    def integers(self, low, high):
+        return self.choice(range(low, high))
+
+
+def test_multi_scale_crops_equal_videomae_for_the_same_draws():
+    case = load_case(GOLDEN / "data" / "videomae_multi_scale_crop.pt")
+    rng = PythonChoice(0)
+    for (height, width), (w, h, x, y) in zip(case["inputs"]["sizes"], case["expected"]["crops"], strict=True):
+        window = transforms.multi_scale_crop(height, width, 224, CROP_SCALES, rng)
+        assert window == Window((y, x, h, w), (224, 224), (0, 0), 224, antialias=True)
 
 
 def test_erased_boxes_equal_pyslowfast_for_the_same_draws():
@@ -348,10 +364,40 @@ def test_test_crops_lie_in_the_resized_frame(height, width, short, position):
     assert all(0 <= c <= r - 32 for c, r in zip(window.corner, window.resized, strict=True))
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 10**6))
+def test_multi_scale_crops_lie_in_the_frame(height, width, seed):
+    window = transforms.multi_scale_crop(height, width, 32, CROP_SCALES, np.random.default_rng(seed))
+    top, left, h, w = window.region
+    assert min(top, left) >= 0
+    assert min(h, w) >= 1
+    assert max(h, w) <= min(height, width)
+    assert top + h <= height
+    assert left + w <= width
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_multi_scale_crops_are_what_pillow_cuts_and_resizes(size):
+    frames = noise(2, 40, 60, 3)
+    transform = TrainTransform(Augment(crop_scales=CROP_SCALES, flip=True), size)
+    flipped = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        top, left, h, w = transforms.multi_scale_crop(40, 60, size, CROP_SCALES, rng).region
+        box, flip = (left, top, left + w, top + h), rng.random() < 0.5
+        images = [Image.fromarray(f).crop(box).resize((size, size), Image.Resampling.BILINEAR) for f in frames.numpy()]
+        expected = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
+        found = transform(frames, np.random.default_rng(seed))
+        assert (found.int() - (expected.flip(3) if flip else expected).int()).abs().max() <= 1
+        flipped += flip
+    assert 0 < flipped < 30
+
+
 def test_one_pixel_and_narrow_frames_work():
     rng = np.random.default_rng(0)
-    for height, width in ((1, 1), (2, 300), (300, 2)):
-        assert TrainTransform(FULL, 16)(noise(2, height, width, 3), rng).shape == (2, 3, 16, 16)
+    for augment in (FULL, Augment(crop_scales=CROP_SCALES)):
+        for height, width in ((1, 1), (2, 300), (300, 2)):
+            assert TrainTransform(augment, 16)(noise(2, height, width, 3), rng).shape == (2, 3, 16, 16)
 
 
 def test_the_map_of_a_window_is_what_cut_does():
@@ -367,6 +413,9 @@ def test_the_map_of_a_window_is_what_cut_does():
         (Augment(area=AREA), "both or neither"),
         (Augment(scales=(24, 40)), "at least the crop size 32"),
         (Augment(scales=(40, 50), erase_mode="cube"), "RE_MODE"),
+        (Augment(area=AREA, aspect=ASPECT, crop_scales=CROP_SCALES), "expected one of them; empty the other"),
+        (Augment(crop_scales=(1, 1.2)), "TRAIN_CROP_SCALES .* above 0 and at most 1"),
+        (Augment(crop_scales=(1, 0.0)), "TRAIN_CROP_SCALES .* above 0 and at most 1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(augment, match):

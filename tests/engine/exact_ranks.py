@@ -1,5 +1,6 @@
 """What the ranks of tests/engine/test_step.py run: importable, so that one spawn serves all cases."""
 
+import math
 import tempfile
 
 import torch
@@ -17,7 +18,8 @@ from videorl.registry import LOSSES
 from videorl.spec import Clip, Head, Spec
 
 CLIP = Clip(frames=2, rate=1, train_size=4, test_size=4)
-SAMPLES, CLASSES, CANDIDATES = 12, 5, 3
+SAMPLES, CLASSES, CANDIDATES, MASKED = 12, 5, 3, 2
+PATCH = (2, 2, 2)
 SPEC = Spec(CLIP, {"a": 3, "b": 4, "c": 2}, several=frozenset("c"), head=Head(hidden=6, projection=True, expander=12))
 SEVERAL_SPACES = {"multi_head", "sparsity"}
 
@@ -33,6 +35,7 @@ class Tiny(nn.Module):
         self.norm = nn.BatchNorm1d(8) if norm else nn.Identity()
         self.words = nn.Linear(4, 8)
         self.head = class_head(SPEC if spaces else Spec(CLIP, {"": CLASSES}), 8)
+        self.pixels = nn.Linear(8, MASKED * 3 * math.prod(PATCH))
         self.recompute = recompute
 
     def forward(self, x, text):
@@ -45,6 +48,7 @@ class Tiny(nn.Module):
             "video_embed": features,
             "text_embed": candidates,
             "first_text": candidates[:, 0],
+            "predicted": self.pixels(features).unflatten(1, (MASKED, -1)),
         }
 
 
@@ -84,7 +88,7 @@ class FirstCandidate(nn.Module):
 def build_loss(name: str) -> nn.Module:
     entry = LOSSES[name]
     loss = entry(
-        SPEC if name in SEVERAL_SPACES else Spec(CLIP, {"": CLASSES}),
+        SPEC if name in SEVERAL_SPACES else Spec(CLIP, {"": CLASSES}, patch=PATCH),
         values={key.name: key.default for key in entry.keys.values()},
     )
     return FirstCandidate(loss) if name == "infonce" else loss
@@ -105,6 +109,10 @@ def data(loss: str) -> dict:
         "text": torch.randn(SAMPLES, CANDIDATES, 4, generator=draw),
         "labels": several if loss.startswith("bce") else labels,
         "index": torch.arange(SAMPLES),
+        "pixels": torch.randint(256, (SAMPLES, 2, 3, 4, 4), dtype=torch.uint8, generator=draw),
+        # Of 4 tokens; what is visible too does not count, so samples have 0, 1 or 2 terms.
+        "visible": torch.rand(SAMPLES, 4, generator=draw).argsort(1)[:, :2].sort().values,
+        "masked": torch.rand(SAMPLES, 4, generator=draw).argsort(1)[:, :MASKED].sort().values,
     }
 
 

@@ -14,8 +14,9 @@ sys.path.insert(0, str(GOLDEN))
 from recipe import assert_close, limits, load_case  # noqa: E402
 
 from videorl.engine.objective import Objective  # noqa: E402
-from videorl.engine.step import Precision, backward, seed_chunk  # noqa: E402
+from videorl.engine.step import Precision, backward, call, seed_chunk  # noqa: E402
 from videorl.losses.informative import Informative  # noqa: E402
+from videorl.registry import UserError  # noqa: E402
 
 CASES = ranks.cases()
 
@@ -58,6 +59,11 @@ def test_gradient_is_that_of_the_whole_batch(world, split, whole):
         "milnce",
         "multi_head+informative+sparsity",
     } <= worst.keys()
+
+
+def test_a_model_without_its_inputs_is_refused():
+    with pytest.raises(UserError, match="Tiny reads text, but the data set gives index, x"):
+        call(ranks.Tiny(), {"x": torch.zeros(1, 6), "index": torch.zeros(1)})
 
 
 def test_a_wrong_split_would_be_noticed(whole):

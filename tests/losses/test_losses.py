@@ -35,6 +35,16 @@ def test_milnce(number):
     )
 
 
+def test_milnce_in_blocks_is_milnce_at_once(monkeypatch):
+    video, text = torch.randn(7, 6, requires_grad=True), torch.randn(7, 3, 6, requires_grad=True)
+    whole = MILNCE(None)(video, text)
+    monkeypatch.setattr("videorl.losses.milnce.AT_ONCE", 2 * 21)
+    parts = MILNCE(None)(video, text)
+    torch.testing.assert_close(parts, whole)
+    gradients = [torch.autograd.grad(loss, (video, text)) for loss in (parts, whole)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_milnce_of_a_lone_clip_is_ln_2():
     loss = MILNCE(None)(torch.randn(1, 6), torch.randn(1, 3, 6))
     assert loss.item() == pytest.approx(0.693147, abs=1e-6)

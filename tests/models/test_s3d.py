@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -227,6 +228,30 @@ def test_without_a_file_the_table_is_random_and_the_log_says_so(caplog):
     assert "TEXT.WORD2VEC is empty: the vectors of 11 words are random" in caplog.text
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_the_dictionary_fits_the_word_table(named, tmp_path, caplog):
+    """One row for each word, and row 0."""
+    file = str(tmp_path / "word2vec.pth") if named else ""
+    torch.save(torch.zeros(4, 3), tmp_path / "word2vec.pth")
+    dictionary = str(tmp_path / "dict.npy")
+
+    def build(*words: str) -> int:
+        caplog.clear()
+        np.save(dictionary, np.array(words))
+        return S3D(SPEC, word2vec=file, dictionary=dictionary, vocabulary=4).text_module.word_embd.num_embeddings
+
+    source = f"TEXT.WORD2VEC {file}" if named else "S3D.VOCABULARY"
+    with pytest.raises(UserError) as error:
+        build("a", "b", "c", "d")
+    assert f"dict.npy has 4 words, {source} 4 rows, expected 5; name the dict.npy" in str(error.value)
+    assert build("a", "b", "c") == 4
+    assert "rows, expected" not in caplog.text
+    build("a", "b")
+    assert f"dict.npy has 2 words, {source} 4 rows, expected 3" in caplog.text
+    with pytest.raises(UserError, match=r"TEXT\.DICT none\.npy cannot be read: .*No such file"):
+        word_table(file, 4, "none.npy")
+
+
 def test_kaiming_start():
     torch.manual_seed(0)
     model = S3D(SPEC, weight_init="kaiming_normal", vocabulary=2)
@@ -244,7 +269,7 @@ def test_errors_say_what_to_change(tmp_path):
         word_table(str(tmp_path / "text.pth"), 2)
     for content, found in [({"a": 1}, "dict"), (torch.zeros(300), r"\(300,\)"), (torch.zeros(4, 3).int(), r"\(4, 3\)")]:
         torch.save(content, tmp_path / "wrong.pth")
-        with pytest.raises(UserError, match=rf"expected one tensor \[words, 300\], found {found}"):
+        with pytest.raises(UserError, match=rf"expected one tensor \[words, D\], published D = 300, found {found}"):
             word_table(str(tmp_path / "wrong.pth"), 2)
 
 

@@ -2,6 +2,8 @@
 
 A published layout is one file of this package, an ordinary module with `NAME`, `matches(names) -> bool` and
 `rename(weights, model) -> weights`: the weights under our names, tensors as they are (split or joined where ours are).
+It may have `remarks(names) -> lines` for the audit of a file with these names, and `afresh(names) -> beginnings of
+names`: what such a file leaves to the first values when training starts from it.
 """
 
 import functools
@@ -109,13 +111,17 @@ def fit(
     if hasattr(model, "resize_positions"):
         weights, interpolated = model.resize_positions(weights)
     weights, said, wrong = classes.align(own, head, weights, classes.names_in(state), data or {})
+    afresh = layout.afresh(set(given)) if hasattr(layout, "afresh") and not testing else ()
+    remarks = layout.remarks(set(given)) if hasattr(layout, "remarks") else []
+    audit = compare(own, weights, source, (*_not_counted(head, testing), *afresh))
     audit = replace(
-        compare(own, weights, source, _not_counted(head, testing)),
+        audit,
+        missing=[name for name in audit.missing if not name.startswith(tuple(afresh))],
         layout=layout.NAME if layout else OURS,
         renamed=renamed,
         reshaped=reshaped,
         interpolated=interpolated,
-        said=said,
+        said=remarks + said,
         wrong=wrong,
     )
     return {name: weights[name] for name in audit.loaded}, audit

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from videorl.convert import kinetics710
+
 Names = Mapping[str, Sequence[str]]  # label space -> names of its classes by number
 
 
@@ -77,6 +79,12 @@ def _match(space: str, axes, own, weights, theirs: Sequence[str], ours: Sequence
     known_there, known_here = _can_compare(theirs, sizes[0]), _can_compare(ours, here)
     if known_there and known_here:
         return _by_name(space, theirs, ours)
+    if not theirs and (rows := kinetics710.rows(sizes[0], here)) is not None:
+        return Match(
+            rows,
+            said=f"{space}: the file has the {sizes[0]} classes of Kinetics-710; its rows were taken by the published"
+            f" list for Kinetics-{here}, and names could not be checked",
+        )
     if sizes[0] != here:
         return Match(
             wrong=f"label space {space} has {here} classes here and {sizes[0]} in the file; set NUM_CLASSES of MODEL or"
@@ -109,7 +117,8 @@ def _no_head(space: str, weights: Mapping[str, Tensor], *, single: bool) -> str:
     heads = sorted({name.split(".")[2] for name in weights if name.startswith("head.heads.")})
     found = f"label space {space}: the file has"
     if not heads:
-        return f"{found} {'one head, of a single label space' if 'head.projection.weight' in weights else 'no head'}"
+        one = "one head, of a single label space"
+        return f"{found} {one if 'head.projection.weight' in weights else 'no head, as one of pre-training'}"
     if single:
         return f"{found} a head for each of {', '.join(heads)}; name these data sets in DATASETS"
     if space in heads:

@@ -18,9 +18,12 @@ def matches(names: set[str]) -> bool:
 
 
 def rename(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Raises `UserError` for a file with the other stem: 99.9 % of it would fit, and the model would see nothing."""
+    """Raises `UserError` for a file with the other stem: 99.9 % of it would fit, and the model would see nothing.
+
+    A file of another width has no tensor that fits, which the audit says.
+    """
     own = model.state_dict().get(STEM)
-    if own is not None and own.shape != weights[STEM].shape:
+    if own is not None and own.shape[1:] != weights[STEM].shape[1:]:
         other = weights[STEM].shape[1] == 8 * own.shape[1]
         raise UserError(
             f"{STEM}: found {tuple(weights[STEM].shape)}, expected {tuple(own.shape)}: the file has the other stem;"

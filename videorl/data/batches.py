@@ -1,8 +1,8 @@
 """Which samples make which micro-batch of which rank.
 
-A step takes the next `Plan.step_size` samples of the epoch's order, the same for every number of ranks and
+A step takes the next `Plan.share` samples of the epoch's order, the same for every number of ranks and
 micro-batches, and deals them out as chunks: rank r gets chunks r * M … r * M + M - 1. Sample i of a step and its mirror
-image (step_size - 1 - i) fall into one chunk, so MixUp, which pairs a batch with its reverse, makes the same pairs for
+image (share - 1 - i) fall into one chunk, so MixUp, which pairs a batch with its reverse, makes the same pairs for
 any split.
 """
 
@@ -16,19 +16,30 @@ from videorl.registry import BATCHES, UserError
 
 @dataclass(frozen=True)
 class Plan:
-    """How a step is divided: samples of one micro-batch, micro-batches of a rank, this rank, number of ranks."""
+    """How a step is divided: samples of one micro-batch, micro-batches of a rank, this rank, number of ranks.
+
+    With several `machines`, each has samples of its own: `rank` and `world` are then those on this machine, which gives
+    its `share` of each step and takes at least `least` samples in an epoch, more than once each if it has fewer.
+    """
 
     micro_batch: int
     micro_batches: int
     rank: int = 0
     world: int = 1
+    machines: int = 1
+    least: int = 0
+
+    @property
+    def share(self) -> int:
+        """Samples of a step from this machine's, or from the ones that all have."""
+        return self.micro_batch * self.micro_batches * self.world
 
     @property
     def step_size(self) -> int:
-        return self.micro_batch * self.micro_batches * self.world
+        return self.share * self.machines
 
     def chunks(self, samples: np.ndarray) -> list[list[int]]:
-        """This rank's micro-batches of a step. Chunk c holds samples c*h … of the first half and their mirrors."""
+        """This rank's micro-batches of a share. Chunk c holds samples c*h … of the first half and their mirrors."""
         total = self.micro_batches * self.world
         half = self.micro_batch // 2
         if self.micro_batch % 2:
@@ -42,7 +53,7 @@ class Plan:
 
 
 class EpochOrder:
-    """A step takes the next `plan.step_size` samples of `self.order`, which `begin_epoch` sets.
+    """A step takes the next `plan.share` samples of `self.order`, which `begin_epoch` sets.
 
     `parts`: name to number of samples of each data set; their samples are numbered through in that order.
     """
@@ -52,7 +63,7 @@ class EpochOrder:
         self.starts = dict(zip(parts, np.cumsum([0, *parts.values()]).tolist()))
         if self.steps < 1:
             raise UserError(
-                f"an epoch has {self.length} videos but one step takes {plan.step_size}"
+                f"an epoch has {self.length} videos but one step takes {plan.share}"
                 f" ({plan.micro_batch} x {plan.micro_batches} micro-batches x {plan.world} processes);"
                 " lower TRAIN.BATCH_SIZE"
             )
@@ -60,13 +71,13 @@ class EpochOrder:
 
     @property
     def length(self) -> int:
-        """Samples of an epoch."""
-        return sum(self.parts.values())
+        """Samples of an epoch (of this machine, where each has its own)."""
+        return max(sum(self.parts.values()), self.plan.least)
 
     @property
     def steps(self) -> int:
         """Optimizer steps of an epoch."""
-        return self.length // self.plan.step_size
+        return self.length // self.plan.share
 
     def begin_epoch(self, epoch: int, embed=None) -> None:
         """Fixes the order of `epoch`. `embed` (embeddings of samples) is for batches that are chosen by them."""
@@ -74,15 +85,19 @@ class EpochOrder:
 
     def __iter__(self) -> Iterator[list[list[int]]]:
         """For each step of the epoch this rank's micro-batches, as lists of sample numbers."""
-        size = self.plan.step_size
+        size = self.plan.share
         for step in range(self.steps):
             yield self.plan.chunks(self.order[step * size : (step + 1) * size])
 
     def drawn(self, rng: np.random.Generator, name: str, count: int) -> np.ndarray:
         """`count` samples of a data set in random order, each once before any comes again."""
-        size = self.parts[name]
-        rounds = [rng.permutation(size) for _ in range(-(-count // size))]
-        return self.starts[name] + np.concatenate([*rounds, np.empty(0, np.int64)])[:count]
+        return self.starts[name] + permutations(rng, self.parts[name], count)
+
+
+def permutations(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
+    """[count] numbers below `size`: one random order of all after another."""
+    rounds = [rng.permutation(size) for _ in range(-(-count // size))]
+    return np.concatenate([*rounds, np.empty(0, np.int64)])[:count]
 
 
 @BATCHES.register("shuffled")
@@ -93,7 +108,8 @@ class Shuffled(EpochOrder):
     """
 
     def begin_epoch(self, epoch: int, embed=None) -> None:
-        self.order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+        rng = np.random.default_rng([self.seed, epoch])
+        self.order = permutations(rng, sum(self.parts.values()), self.length)
 
 
 @BATCHES.register("weighted")
@@ -107,7 +123,7 @@ class Weighted(EpochOrder):
 
     def __init__(self, parts: Mapping[str, int], plan: Plan, seed: int, *, weights: list[float], epoch_length: int = 0):
         _check_one_each("WEIGHTS", weights, parts)
-        total = epoch_length or sum(parts.values())
+        total = epoch_length // plan.machines or max(sum(parts.values()), plan.least)
         edges = np.rint(np.cumsum([0.0, *weights]) / sum(weights) * total).astype(int)
         self.counts = dict(zip(parts, np.diff(edges).tolist(), strict=True))
         super().__init__(parts, plan, seed)
@@ -132,6 +148,8 @@ class Quota(EpochOrder):
 
     def __init__(self, parts: Mapping[str, int], plan: Plan, seed: int, *, quota: list[int], epoch_length: int = 0):
         _check_one_each("QUOTA", quota, parts)
+        if plan.machines > 1:
+            raise UserError("BATCHES.NAME quota: with DATA.LOCAL_SHARDS choose shuffled or weighted")
         if sum(quota) != plan.step_size:
             raise UserError(
                 f"BATCHES.QUOTA {quota} is {sum(quota)} videos a step, but a step takes {plan.step_size}"

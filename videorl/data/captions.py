@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,20 +46,21 @@ def name_of(video_path: str) -> str:
 class CaptionFiles:
     """`<root>/<name>.csv` for each video, with the columns start, end (seconds) and text."""
 
-    def __init__(self, root: str):
+    def __init__(self, root: str, key: str = "HOWTO100M.CAPTION_ROOT"):
         if not os.path.isdir(root):
-            raise UserError(f"HOWTO100M.CAPTION_ROOT {root!r} is no folder; name that of the caption csv files")
+            raise UserError(f"{key} {root!r} is no folder; name that of the caption csv files")
         self.root, self.fingerprint = Path(root), ""
 
     def of(self, name: str) -> Captions:
         """Raises `VideoError`, stage "index": no such file, a column is missing, no captions, a time that is none."""
         try:
-            rows = list(read_columns(self.root / f"{name}.csv", ("start", "end", "text")))
-            return _captions(rows)
-        except OSError as error:
-            raise _unreadable(name, error.strerror or str(error)) from None
-        except ValueError as error:
-            raise _unreadable(name, str(error)) from None
+            return self.read(name)
+        except (OSError, ValueError) as error:
+            raise _unreadable(name, error) from None
+
+    def read(self, name: str) -> Captions:
+        """The same, but raises OSError, and ValueError that says what is wrong with the file."""
+        return _captions(list(read_columns(self.root / f"{name}.csv", ("start", "end", "text"))))
 
 
 def _captions(rows: list[tuple[str, str, str]]) -> Captions:
@@ -84,7 +86,8 @@ def _seconds(cell: str, row: int) -> float:
     return value
 
 
-def _unreadable(name: str, reason: str) -> VideoError:
+def _unreadable(name: str, error: OSError | ValueError) -> VideoError:
+    reason = getattr(error, "strerror", None) or error
     return VideoError(name, "index", f"captions {name}.csv: {reason}")
 
 
@@ -113,7 +116,7 @@ class CaptionIndex:
         """Raises `VideoError` for a video that is not in the index, and with the reason for one that could not be."""
         row = self._row(name.encode())
         if row is None:
-            raise _unreadable(name, f"not in {self.file.name}; make the index again")
+            raise _unreadable(name, ValueError(f"not in {self.file.name}; make the index again"))
         rows = slice(self.first_caption[row], self.first_caption[row + 1])
         text = bytes(self.text[self.first_byte[row] : self.first_byte[row + 1]]).decode()
         if rows.start == rows.stop:
@@ -164,28 +167,32 @@ Progress = Callable[[Iterable, int], Iterable]
 def build_index(names: Sequence[str], root: str, out: Path, progress: Progress) -> dict:
     """Reads the captions of all videos into the file `out`, part by part; a run that was killed goes on where it was.
 
-    A video whose captions cannot be read stands in it with the reason. `progress(parts, total)` gives the parts on.
-    Returns the head. Raises `UserError` where `out` or its parts were made from another list.
+    A video whose captions are missing or wrong stands in it with the reason. `progress(parts, total)` gives the parts
+    on. Returns the head. Raises `UserError` where the parts were made from another list or folder or no video has
+    captions, and the OSError of a disk that fails.
     """
-    digest = list_digest(names)
-    parts = out.with_name(out.name + ".parts")
-    _claim(parts, digest, out)
+    captions, parts = CaptionFiles(root, "CAPTION_ROOT"), _parts_of(out)
+    _claim(parts, names, root)
     files = [parts / f"{first:010d}.npz" for first in range(0, len(names), PART)]
-    captions = CaptionFiles(root)
     with ThreadPoolExecutor(THREADS) as pool:
         for k, file in progress(enumerate(files), len(files)):
             if not file.exists():
                 _write_part(file, list(pool.map(lambda name: _read(captions, name), names[k * PART : (k + 1) * PART])))
-    head = {"format": FORMAT, "list_sha256": digest, **_join(files, names, out)}
+    if not any(_load(file, "captions").any() for file in files):
+        reason = bytes(_load(files[0], "text")[: _load(files[0], "bytes")[0]]).decode()
+        shutil.rmtree(parts)
+        raise UserError(f"CAPTION_ROOT {root}: none of {len(names)} videos has captions there; first: {reason}")
+    head = {"format": FORMAT, **_sources(names, root), **_join(files, names, out)}
     _replace(head_of(out), json.dumps(head, indent=1).encode())
-    for file in (*files, parts / "list.json"):
-        file.unlink()
-    parts.rmdir()
+    shutil.rmtree(parts)
     return head
 
 
-def verify(file: Path, names: Sequence[str]) -> dict:
-    """The head of a finished index. Raises `UserError` if its bytes have changed or it was made from another list."""
+def verify(file: Path, names: Sequence[str], root: str) -> dict:
+    """The head of a finished index, of whose making nothing is left then.
+
+    Raises `UserError` if its bytes have changed, or it was made from another list or folder.
+    """
     head = read_head(file)
     digest = hashlib.sha256()
     with open(file, "rb") as stream:
@@ -193,32 +200,49 @@ def verify(file: Path, names: Sequence[str]) -> dict:
             digest.update(chunk)
     if digest.hexdigest() != head["sha256"]:
         raise UserError(f"caption index {file} has changed since it was made; delete it and run again")
-    if head["list_sha256"] != list_digest(names):
-        raise UserError(f"caption index {file} was made from another list; delete it, or write to another file")
+    _expect_sources(head, names, root, f"caption index {file}")
+    if _parts_of(file).exists():
+        shutil.rmtree(_parts_of(file))
     return head
 
 
-def list_digest(names: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+def _sources(names: Sequence[str], root: str) -> dict[str, str]:
+    """What an index is made from."""
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return {"list_sha256": digest, "caption_root": os.path.abspath(root)}
 
 
-def _claim(parts: Path, digest: str, out: Path) -> None:
-    """Marks the folder of parts as that of this list."""
+def _expect_sources(found: dict, names: Sequence[str], root: str, what: str) -> None:
+    expected = _sources(names, root)
+    if found["list_sha256"] != expected["list_sha256"]:
+        raise UserError(f"{what} was made from another list; delete it, or write to another OUT")
+    if found.get("caption_root") != expected["caption_root"]:
+        raise UserError(
+            f"{what} was made from CAPTION_ROOT {found.get('caption_root', '(unknown)')}, not"
+            f" {expected['caption_root']}; delete it, or write to another OUT"
+        )
+
+
+def _parts_of(file: Path) -> Path:
+    return file.with_name(file.name + ".parts")
+
+
+def _claim(parts: Path, names: Sequence[str], root: str) -> None:
+    """Marks the folder of parts as that of this list and folder of captions."""
     mark = parts / "list.json"
     if mark.exists():
-        if json.loads(mark.read_text(encoding="utf-8"))["list_sha256"] != digest:
-            raise UserError(f"{parts} was begun with another list; delete it, or write to another file than {out}")
+        _expect_sources(json.loads(mark.read_text(encoding="utf-8")), names, root, str(parts))
         return
     parts.mkdir(parents=True, exist_ok=True)
-    _replace(mark, json.dumps({"list_sha256": digest}).encode())
+    _replace(mark, json.dumps(_sources(names, root)).encode())
 
 
 def _read(captions: CaptionFiles, name: str) -> Captions | str:
-    """The captions, or why they cannot be read."""
+    """The captions, or why there are none. Other errors than these two may be gone when the disk is read again."""
     try:
-        return captions.of(name)
-    except VideoError as error:
-        return error.reason
+        return captions.read(name)
+    except (FileNotFoundError, ValueError) as error:
+        return _unreadable(name, error).reason
 
 
 def _write_part(file: Path, found: list[Captions | str]) -> None:

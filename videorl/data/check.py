@@ -9,6 +9,7 @@ import itertools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 from videorl.data import clips
 from videorl.data.files import Facts, Look, Progress, find_equal, scan, silent
 from videorl.data.labelled import Labelled, check_root, parse_line, read_lines
+from videorl.data.listed import VideoList, read_list
 from videorl.data.loader import Workers
 from videorl.data.manifest import Manifest, difference, refuse_existing
 from videorl.data.video import printable
@@ -58,17 +60,23 @@ class Finding:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a csv: number from 1, path as it stands there, class numbers, and the whole text."""
+    """One line of a csv: number from 1, path as it stands there, class numbers, the whole text, and in words which part
+    of the file is meant, where it is not the whole.
+    """
 
     line: int
     path: str
     labels: tuple[int, ...]
     text: str
+    part: str = ""
 
 
 @dataclass
 class Split:
-    """The rows of one split. `file` is None where they come from no csv; `clip` is None where no config is known."""
+    """The rows of one split. `file` is None where they come from no csv; `clip` is None where no config is known.
+
+    `sampling`: how clips are taken, "dense", "strided" or "uniform" as in `clips`.
+    """
 
     name: str
     file: Path | None
@@ -77,7 +85,7 @@ class Split:
     broken: list[Finding] = field(default_factory=list)
     num_classes: int | None = None
     clip: Clip | None = None
-    uniform: bool = False
+    sampling: str = "dense"
     training: bool = False
 
     def path(self, row: Row) -> str:
@@ -98,14 +106,36 @@ def read_csv(
     check_root(root, file)
     split = Split(file.stem, file, root, [])
     for number, text in lines:
-        try:
+        with _noted(split, number, text):
             path, labels = parse_line(text, separator, num_classes, multi_label, allow_outside)
             split.rows.append(Row(number, path, tuple(sorted(labels)), text))
-        except ValueError as error:
-            split.broken.append(Finding("broken", number, text[:80], str(error)))
     if not lines:
         raise UserError(f"{file} holds no samples; expected lines `path{separator}label`")
     return split
+
+
+def read_video_list(file: Path, root: str, num_classes: int | None, allow_outside: bool) -> Split:
+    """The split in a list of VideoMAE's (see `listed`). Raises `UserError`: no such list, a folder of frames in it."""
+    root = os.path.abspath(root or file.parent)
+    layout, lines = read_list(file, root, num_classes, allow_outside)
+    split = Split(file.stem, file, root, [])
+    for number, text in lines:
+        with _noted(split, number, text):
+            part, labels = layout.parse(text)
+            if part.folder:
+                raise UserError(f"{file}:{number}: {part.path[:60]!r} is a folder of frames; only videos are checked")
+            known = tuple(labels) if num_classes is not None else ()
+            split.rows.append(Row(number, part.path, known, text, part.span))
+    return split
+
+
+@contextmanager
+def _noted(split: Split, number: int, text: str) -> Iterator[None]:
+    """Notes what is wrong with a line that is no row."""
+    try:
+        yield
+    except ValueError as error:
+        split.broken.append(Finding("broken", number, text[:80], str(error)))
 
 
 def read_split(entry: Entry, spec: Spec, name: str, values: Mapping[str, object]) -> Split:
@@ -119,7 +149,12 @@ def read_split(entry: Entry, spec: Spec, name: str, values: Mapping[str, object]
             values["MULTI_LABEL"],
             spec.reading.allow_outside_root,
         )
-        split.num_classes, split.uniform = values["NUM_CLASSES"], entry.build.uniform
+        split.num_classes, split.sampling = values["NUM_CLASSES"], "uniform" if entry.build.uniform else "dense"
+    elif entry.build is VideoList:
+        file, classes = Path(values["ANNOTATIONS"]) / f"{name}.csv", values["NUM_CLASSES"]
+        root, allowed = values["ROOT"], spec.reading.allow_outside_root
+        split = read_video_list(file, root, None if spec.masking.ratio else classes, allowed)
+        split.num_classes, split.sampling = classes, "strided" if values["SAMPLING"] == "dense" else "uniform"
     else:
         data = entry(spec, name, values=values)
         split = Split(name, None, os.sep, [Row(i + 1, data.path(i), (), "") for i in range(len(data))])
@@ -243,7 +278,9 @@ def _too_short(facts: Facts, split: Split) -> str:
     if clip is None:
         return f"{length}, {facts.seconds:.2f} s" if facts.frames < 2 or facts.seconds < 0.5 else ""
     needed = clip.frames
-    if not split.uniform:
+    if split.sampling == "strided":
+        needed *= clip.rate
+    elif split.sampling == "dense":
         needed = int(clips.clip_length(facts.fps, frames=clip.frames, rate=clip.rate, target_fps=clip.fps))
     return f"{length}, a clip spans {needed}" if facts.frames < needed else ""
 
@@ -272,10 +309,15 @@ def _identity(path: str, files: Mapping[str, Facts]) -> str:
     return facts.sha256 if facts.sha256 and facts.size > 0 and not facts.stage else path
 
 
-def _by_video(split: Split, files: Mapping[str, Facts]) -> dict[str, list[Row]]:
+def _video(row: Row, split: Split, files: Mapping[str, Facts]) -> tuple[str, str]:
+    """The same for rows with the same part of the same video."""
+    return _identity(split.path(row), files), row.part
+
+
+def _by_video(split: Split, files: Mapping[str, Facts]) -> dict[tuple[str, str], list[Row]]:
     groups = defaultdict(list)
     for row in split.rows:
-        groups[_identity(split.path(row), files)].append(row)
+        groups[_video(row, split, files)].append(row)
     return groups
 
 
@@ -300,7 +342,7 @@ def _leaked(train: Split, others: Sequence[Split], files: Mapping[str, Facts]) -
     seen = set()
     for split in others:
         for row in split.rows:
-            for own in known.get(_identity(split.path(row), files), ()):
+            for own in known.get(_video(row, split, files), ()):
                 if own.line not in seen:
                     yield Finding("leaked", own.line, own.path, f"also in {split.name}, line {row.line} ({row.path})")
                 seen.add(own.line)

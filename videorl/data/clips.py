@@ -2,8 +2,11 @@
 
 A *dense* clip has `frames` frames, `rate` frames apart in a video of `target_fps`; in a video of another rate the clip
 keeps its length in seconds. A *uniform* clip has one frame from each of `frames` equal parts of the video.
+VideoMAE has its own two rules: a *strided* clip takes every `rate`-th frame of the video, whatever its frame rate, and
+a *sparse* one a frame from each of `frames` parts of equally many whole frames.
 Every function takes the number `n >= 1` of frames of the video and returns int64 [frames] in 0..n-1, never falling.
-Rules of PySlowFast (datasets/decoder.py) as its fork MultiTrain computes them for decord.
+Rules of PySlowFast (datasets/decoder.py) as its fork MultiTrain computes them for decord; of MCG-NJU/VideoMAE,
+OpenGVLab/VideoMAEv2 and deepglint/V-SWIFT.
 """
 
 import math
@@ -39,6 +42,55 @@ def uniform_test(n: int, *, frames: int) -> np.ndarray:
     return (edges[:-1] + edges[1:]) // 2
 
 
+def strided_train(n: int, *, frames: int, rate: int, rng) -> np.ndarray:
+    """A clip from a random place, VideoMAE's rule of pre-training.
+
+    A video that is shorter than `frames * rate` is taken from its start on, and repeats the last frame that a step
+    reaches. As published, no step reaches the very last frame of a video.
+    `rng`: anything with `integers(low, high)`, high excluded.
+    """
+    _check(n)
+    start = int(rng.integers(0, max(n - frames * rate, 0) + 1))
+    return start + rate * np.minimum(np.arange(frames), max(n - 2 - start, 0) // rate)
+
+
+def strided_view(n: int, *, frames: int, rate: int, view: int, views: int) -> np.ndarray:
+    """Test view: a clip of every `rate`-th frame. The views reach from the first to the last; a single one is central.
+
+    A video too short repeats its last such frame.
+    """
+    _check(n)
+    _check_view(view, views)
+    count = -(-n // rate)
+    room = max(count - frames, 0)
+    start = room // 2 if views == 1 else view * room // (views - 1)
+    return rate * np.minimum(start + np.arange(frames), count - 1)
+
+
+def sparse_train(n: int, *, frames: int, rng) -> np.ndarray:
+    """A random frame of each part. `rng`: anything with `integers(low, high, size)`, high excluded."""
+    _check(n)
+    part = n // frames
+    return np.arange(frames) * part + rng.integers(0, part, frames) if part else _padded(n, frames)
+
+
+def sparse_view(n: int, *, frames: int, view: int, views: int) -> np.ndarray:
+    """Test view: every `views`-th of `views` times as many frames, evenly spread; a single view: the parts' middles."""
+    _check(n)
+    _check_view(view, views)
+    part = n // frames
+    if views == 1:
+        return np.arange(frames) * part + part // 2 if part else _padded(n, frames)
+    tick = n / frames
+    shifts = np.arange(views)[:, None] * tick / views
+    return np.sort((shifts + tick * np.arange(frames)).astype(np.int64), axis=None)[view::views]
+
+
+def _padded(n: int, frames: int) -> np.ndarray:
+    """All frames of a video of fewer than `frames`, after repeats of the first."""
+    return np.maximum(np.arange(frames) - (frames - n), 0)
+
+
 def clip_length(fps: float, *, frames: int, rate: int, target_fps: float) -> float:
     """Length of a dense clip in frames of a video of `fps`; not a whole number in general."""
     if not (math.isfinite(fps) and fps > 0):
@@ -52,8 +104,7 @@ def view_start(n: int, length: float, view: int, views: int, offset: bool) -> fl
     Without `offset` the views start at delta * view / views, so none reaches the end of the video. With it they reach
     from the first to the last frame in steps of whole frames, and a single view lies in the middle.
     """
-    if not 0 <= view < views:
-        raise UserError(f"test view {view}: expected 0..{views - 1}, as there are {views} temporal views")
+    _check_view(view, views)
     delta = max(n - length, 0)
     if not offset:
         return delta * view / views
@@ -73,6 +124,11 @@ def _edges(n: int, frames: int) -> np.ndarray:
     """The ends of `frames` equal parts of 0..n-1, halves rounded to even. [frames + 1]"""
     _check(n)
     return np.round((n - 1) / frames * np.arange(frames + 1)).astype(np.int64)
+
+
+def _check_view(view: int, views: int) -> None:
+    if not 0 <= view < views:
+        raise UserError(f"test view {view}: expected 0..{views - 1}, as there are {views} temporal views")
 
 
 def _check(n: int) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from videorl.data import clips
+from videorl.data import clips, masks
+from videorl.data.frame_cache import open_cached
 from videorl.data.transforms import TrainTransform, test_view
-from videorl.data.video import open_video
 from videorl.registry import UserError
 from videorl.spec import Spec
 
@@ -47,7 +47,8 @@ class ClipDataset:
 
     `ds[i]` depends only on (spec.seed, ds.epoch, i). It is a list of dicts: for split "train" `spec.augment.copies`
     augmented copies of one clip, else one for each of `spec.views`, the views in order (clip by clip, crop by crop).
-    Raises `VideoError` where the file cannot be read.
+    The clip is `video`, or with `spec.masking` it is `pixels` beside its `visible` and `masked` tokens: of a training
+    copy other ones in each epoch, of a view always the same. Raises `VideoError` where the file cannot be read.
     """
 
     def __init__(self, spec: Spec, split: str, records: Records, *, uniform: bool = False, offset: bool = False):
@@ -57,6 +58,8 @@ class ClipDataset:
         clip = spec.clip
         train = split == "train"
         self.transform = TrainTransform(spec.augment, clip.train_size, clip.mean, clip.std) if train else None
+        size = clip.train_size if train else clip.test_size
+        self.grid = masks.checked_grid(spec, size) if spec.masking.ratio else None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -78,33 +81,42 @@ class ClipDataset:
         return self.records.fingerprint
 
     def __getitem__(self, i: int) -> list[dict]:
-        reading = self.spec.reading
-        with open_video(self.path(i), reading.backend, max_pixels=reading.max_pixels) as video:
+        with self._open(i) as video:
             views = self._train_clips(video, i) if self.split == "train" else self._test_clips(video)
         label = torch.as_tensor(self.records.labels[i])
         return [
-            {"video": clip, "labels": label, "index": torch.tensor(i), "view": torch.tensor(k)}
+            {**self._inputs(clip, i, k), "labels": label, "index": torch.tensor(i), "view": torch.tensor(k)}
             for k, clip in enumerate(views)
         ]
+
+    def _open(self, i: int):
+        """A context manager that gives the frames of sample i; a subclass may have others than those of a file."""
+        return open_cached(self.path(i), self.spec.reading)
+
+    def _inputs(self, clip: torch.Tensor, i: int, k: int) -> dict[str, torch.Tensor]:
+        """What the model gets of copy or view k of sample i."""
+        if self.grid is None:
+            return {"video": clip}
+        epoch = self.epoch if self.split == "train" else 0
+        # One number more than `_random` has: the augmentation is the same with and without masks.
+        rng = np.random.default_rng([self.spec.seed, epoch, i, k + 1, 1])
+        visible, masked = map(torch.from_numpy, masks.draw(rng, self.grid, self.spec.masking))
+        return {"pixels": clip, "visible": visible, "masked": masked}
 
     def _random(self, i: int, copy: int = -1) -> np.random.Generator:
         return np.random.default_rng([self.spec.seed, self.epoch, i, copy + 1])
 
     def _train_clips(self, video, i: int) -> list[torch.Tensor]:
+        frames = video.frames(self._train_indices(video, self._random(i)))
+        return [self.transform(frames, self._random(i, copy)) for copy in range(self.spec.augment.copies)]
+
+    def _train_indices(self, video, rng) -> np.ndarray:
         clip = self.spec.clip
         if self.uniform:
-            indices = clips.uniform_train(video.num_frames, frames=clip.frames, rng=self._random(i))
-        else:
-            indices = clips.dense_train(
-                video.num_frames,
-                video.fps,
-                frames=clip.frames,
-                rate=clip.rate,
-                target_fps=clip.fps,
-                rng=self._random(i),
-            )
-        frames = video.frames(indices)
-        return [self.transform(frames, self._random(i, copy)) for copy in range(self.spec.augment.copies)]
+            return clips.uniform_train(video.num_frames, frames=clip.frames, rng=rng)
+        return clips.dense_train(
+            video.num_frames, video.fps, frames=clip.frames, rate=clip.rate, target_fps=clip.fps, rng=rng
+        )
 
     def _test_clips(self, video) -> list[torch.Tensor]:
         """[T, 3, S, S] uint8 for each view; frames that several views share are decoded once."""

@@ -6,13 +6,17 @@ Formats: https://github.com/facebookresearch/SlowFast/blob/main/slowfast/dataset
 import json
 import os
 import re
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from videorl.data.dataset import ClipDataset, Records, check_views, class_numbers
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Spec
+
+Sample = TypeVar("Sample", bound=Hashable)
 
 # Parameters that data sets of this family take from the global node DATA.
 BOUND = {
@@ -106,22 +110,34 @@ def read_csv(
     """(path, labels) of each line. Raises `UserError` naming file, line, and what is wrong with it."""
     lines = read_lines(file)
     check_root(root, file)
+    if not lines:
+        raise UserError(f"{file} holds no samples; expected lines `path{separator}label`")
+    return parse_lines(file, lines, lambda line: parse_line(line, separator, num_classes, multi_label, allow_outside))
+
+
+def parse_lines(
+    file: Path, lines: Sequence[tuple[int, str]], parse: Callable[[str], tuple[Sample, list[int]]]
+) -> list[tuple[Sample, list[int]]]:
+    """What `parse` makes of each line: a sample and its labels.
+
+    Raises `UserError` that counts the lines for which `parse` raises `ValueError`, and those that give a sample other
+    labels than a line before.
+    """
     rows, wrong = [], []
-    seen: dict[str, tuple[int, list[int]]] = {}
+    seen: dict[Sample, tuple[int, list[int]]] = {}
     for number, line in lines:
         try:
-            path, labels = parse_line(line, separator, num_classes, multi_label, allow_outside)
-            first, before = seen.setdefault(path, (number, labels))
+            sample, labels = parse(line)
+            first, before = seen.setdefault(sample, (number, labels))
             if before != labels:
-                raise ValueError(f"{path[:60]!r} has label {_joined(labels)}, but {_joined(before)} on line {first}")
-            rows.append((path, labels))
+                name = str(sample)[:60]
+                raise ValueError(f"{name!r} has label {_joined(labels)}, but {_joined(before)} on line {first}")
+            rows.append((sample, labels))
         except ValueError as error:
             wrong.append(f"{number}: {error}")
     if wrong:
         more = f" (and {len(wrong) - 5} more lines)" if len(wrong) > 5 else ""
         raise UserError(f"{file}:{'; line '.join(wrong[:5])}{more}")
-    if not rows:
-        raise UserError(f"{file} holds no samples; expected lines `path{separator}label`")
     return rows
 
 
@@ -165,10 +181,7 @@ def parse_line(
     if not found or not path.strip():
         raise ValueError(f"expected `path{separator}label`, found {line[:60]!r} (see DATA.PATH_LABEL_SEPARATOR)")
     path = path.strip()
-    if "\0" in path:
-        raise ValueError(f"the path {path[:60]!r} holds a NUL character")
-    if not allow_outside:
-        check_inside(path)
+    check_path(path, allow_outside)
     parts = label.split(",") if multi_label else [label]
     if not all(re.fullmatch(r"[0-9]{1,9}", p) for p in parts) or (multi_label and path.endswith(",")):
         kind = "class numbers `3,14` (no spaces)" if multi_label else "a class number"
@@ -177,6 +190,14 @@ def parse_line(
     if max(numbers) >= num_classes:
         raise ValueError(f"label {max(numbers)} is not in 0 … {num_classes - 1}; check MODEL.NUM_CLASSES")
     return path, numbers
+
+
+def check_path(path: str, allow_outside: bool) -> None:
+    """Raises `ValueError` for a path that no file can have or, unless that is allowed, one that leaves its folder."""
+    if "\0" in path:
+        raise ValueError(f"the path {path[:60]!r} holds a NUL character")
+    if not allow_outside:
+        check_inside(path)
 
 
 def check_inside(path: str) -> None:

@@ -5,6 +5,7 @@ sample is seen through `spec.views.clips` windows along time, which are its view
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from videorl.data.lists import check_paths, checked_root, read_list, text_of
-from videorl.data.spans import Crop, Spans, stacked
+from videorl.data.spans import Crop, PastEnd, Spans, stacked
 from videorl.data.text import Tokenizer
 from videorl.data.video import open_video
 from videorl.registry import DATASETS, UserError
@@ -43,7 +44,8 @@ class Windows:
                 f"{name} has no split {split!r}: it is for evaluation, where SPLIT val and test both are the whole list"
             )
         if not 1 <= spec.views.crops <= self.most_crops:
-            raise UserError(f"{name}: CROPS {spec.views.crops}: expected {' or '.join('12'[: self.most_crops])}")
+            expected = "1" if self.most_crops == 1 else "1 or 2 (mirrored)"
+            raise UserError(f"{name}: CROPS {spec.views.crops}: expected {expected}; set CROPS in the entry of EVALS")
         self.spec, self.split, self.epoch = spec, split, 0
         self.root, self.paths = root, paths
         self.fingerprint = hashlib.sha256("\n".join(map(str, rows)).encode()).hexdigest()[:16]
@@ -76,10 +78,21 @@ class Windows:
         ]
 
     def clips(self, video: Spans, i: int) -> list[torch.Tensor]:
-        """uint8 [T, 3, S, S] for each view."""
-        start, end = self.span(video, i)
-        starts = window_starts(start, end, self.spec.clip.frames / self.fps, self.spec.views.clips)
-        return [video.clip(s, frames=self.spec.clip.frames, fps=self.fps, crop=self.crop) for s in starts]
+        """uint8 [T, 3, S, S] for each view; black, as published, past the end of the video.
+
+        Raises `PastEnd` if all of them lie there.
+        """
+        frames, (start, end) = self.spec.clip.frames, self.span(video, i)
+        found, past = [], []
+        for second in window_starts(start, end, frames / self.fps, self.spec.views.clips):
+            try:
+                found.append(video.clip(second, frames=frames, fps=self.fps, crop=self.crop))
+            except PastEnd as error:
+                found.append(stacked([], frames, self.crop.size))
+                past.append(error)
+        if len(past) == len(found):
+            raise past[0]
+        return found
 
     def span(self, video: Spans, i: int) -> tuple[float, float]:
         """Seconds between which the windows of a sample lie."""
@@ -133,9 +146,14 @@ class YouCook2(Windows):
 
 def _span(start: str, end: str, file: str, row: int) -> tuple[float, float]:
     try:
-        return float(start), float(end)
+        span = float(start), float(end)
     except ValueError:
-        raise UserError(f"{file}: row {row}: start {start[:20]!r}, end {end[:20]!r}: expected seconds") from None
+        span = math.nan, math.nan
+    if not -math.inf < span[0] <= span[1] < math.inf:
+        raise UserError(
+            f"{file}: row {row}: start {start[:20]!r}, end {end[:20]!r}: expected seconds, the end not before the start"
+        )
+    return span
 
 
 @DATASETS.register("msrvtt", node="MSRVTT", dictionary="TEXT.DICT")

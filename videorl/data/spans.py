@@ -5,7 +5,7 @@ process for each clip. Here arithmetic on the time stamps of the packets says wh
 decoded in process, and libavfilter crops and scales them: the bytes are the same. What makes it fast: no process is
 started, only the packets from the last key frame before START are read, and of an H.264 video those frames are not
 decoded which nobody asked for and no other frame is made from. Other decoders do not crop and scale to these pixels:
-DATA.DECODING_BACKEND has no effect here.
+DATA.DECODING_BACKEND and DATA.CACHE_FOLDER have no effect here.
 """
 
 import os
@@ -59,6 +59,10 @@ class Crop:
         return filters + [("hflip", "")] * self.flip
 
 
+class PastEnd(VideoError):
+    """A clip that begins where the video has no picture any more, stage "decode"."""
+
+
 def pick(times: Sequence[int], end: int, count: int, step: Fraction) -> list[int]:
     """Which frame, by its place in `times`, each of up to `count` outputs shows: the rule of ffmpeg's filter `fps`.
 
@@ -102,7 +106,7 @@ class Spans:
     def clip(self, start: float, *, frames: int, fps: float, crop: Crop) -> torch.Tensor:
         """uint8 [frames, 3, size, size] from second `start` on, `fps` frames a second; black past the end of the video.
 
-        Raises VideoError, stage "decode", if the video has no frame there at all.
+        Raises PastEnd if the video has no frame there at all.
         """
         if self._format not in SEEKABLE:
             return self._clip_by_count(start, frames, fps, crop)
@@ -117,7 +121,7 @@ class Spans:
 
     def _expect_some(self, chosen: list, start: float) -> None:
         if not chosen:
-            raise VideoError(self.path, "decode", f"it shows nothing from second {start:g} on: it ends before")
+            raise PastEnd(self.path, "decode", f"it shows nothing from second {start:g} on: it ends before")
 
     def _ticks(self, seconds: float, offset: int = 0) -> int:
         """Seconds, cut to microseconds as ffmpeg reads them, and `offset` microseconds, in units of the time base."""

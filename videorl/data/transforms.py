@@ -21,17 +21,23 @@ from videorl.data.randaug import FILL, Op, RandAugment, color_jitter
 from videorl.registry import UserError
 from videorl.spec import Augment
 
+# Where a multi-scale crop may lie: quarters of the room below and right of it, in the published order.
+PLACES = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3))
 TABLE_VALUES = 2**22  # of the table that `warp` gathers from: more would leave the cache, and large videos the memory
 
 
 @dataclass(frozen=True)
 class Window:
-    """A square view: the region (top, left, height, width) of a frame is resized, then size x size is cut from it."""
+    """A square view: the region (top, left, height, width) of a frame is resized, then size x size is cut from it.
+
+    `antialias`: as Pillow resizes, which matters where it shrinks.
+    """
 
     region: tuple[int, int, int, int]
     resized: tuple[int, int]
     corner: tuple[int, int]
     size: int
+    antialias: bool = False
 
     def affine(self) -> np.ndarray:
         """The map [3, 3] from a point of the view to a point of the frame (see `randaug`)."""
@@ -44,10 +50,10 @@ class Window:
 class TrainTransform:
     """Random crop, RandAugment or colour jitter, flip and erasing of a training clip, the same for all its frames.
 
-    `augment.area` and `augment.aspect` given: random resized crop; empty: short side resized to a random one of
-    `augment.scales`, then a random crop. Colour jitter acts only where RandAugment is off, as in timm; PySlowFast has
-    the key AUG.COLOR_JITTER but its Kinetics loader never reads it. `mean` and `std` are those that the model's input
-    is normalised with: erasing draws its noise in normalised values.
+    `augment.area` and `augment.aspect` given: random resized crop; `augment.crop_scales`: multi-scale crop; neither:
+    short side resized to a random one of `augment.scales`, then a random crop. Colour jitter acts only where
+    RandAugment is off, as in timm; PySlowFast has the key AUG.COLOR_JITTER but its Kinetics loader never reads it.
+    `mean` and `std` are those that the model's input is normalised with: erasing draws its noise in normalised values.
     """
 
     def __init__(self, augment: Augment, size: int, mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225)):
@@ -56,7 +62,9 @@ class TrainTransform:
                 f"TRAIN_JITTER_SCALES_RELATIVE {list(augment.area)} and TRAIN_JITTER_ASPECT_RELATIVE "
                 f"{list(augment.aspect)}: expected both or neither"
             )
-        if not augment.area and augment.scales[0] < size:
+        if augment.crop_scales:
+            _check_crop_scales(augment)
+        elif not augment.area and augment.scales[0] < size:
             raise UserError(f"TRAIN_JITTER_SCALES {list(augment.scales)}: expected at least the crop size {size}")
         if augment.erase_mode not in ("pixel", "rand", "const"):
             raise UserError(f"AUG.RE_MODE {augment.erase_mode!r}: expected pixel, rand or const")
@@ -76,6 +84,8 @@ class TrainTransform:
         return clip.permute(0, 3, 1, 2)
 
     def _window(self, height: int, width: int, rng) -> Window:
+        if self.augment.crop_scales:
+            return multi_scale_crop(height, width, self.size, self.augment.crop_scales, rng)
         if self.augment.area:
             return random_resized_crop(height, width, self.size, self.augment.area, self.augment.aspect, rng)
         short = random_short_side(*self.augment.scales, self.augment.inverse_uniform, rng)
@@ -95,6 +105,17 @@ class TrainTransform:
             else:
                 shape = box.shape if self.augment.erase_mode == "pixel" else (len(box), 1, 1, 3)
                 box[...] = self.noise[rng.integers(2**16, size=shape, dtype=np.uint16), np.arange(3)]
+
+
+def _check_crop_scales(augment: Augment) -> None:
+    scales = list(augment.crop_scales)
+    if augment.area:
+        raise UserError(
+            f"TRAIN_CROP_SCALES {scales} and TRAIN_JITTER_SCALES_RELATIVE {list(augment.area)}: expected one of them;"
+            " empty the other"
+        )
+    if not all(0 < scale <= 1 for scale in scales):
+        raise UserError(f"TRAIN_CROP_SCALES {scales}: expected parts of the short side, above 0 and at most 1")
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:
@@ -161,6 +182,21 @@ def _largest_crop(height: int, width: int, size: int, aspect) -> Window:
     return Window(((height - h) // 2, (width - w) // 2, h, w), (size, size), (0, 0), size)
 
 
+def multi_scale_crop(height: int, width: int, size: int, scales, rng) -> Window:
+    """A box whose sides are parts of the short side, made square: VideoMAE's pre-training, after Wang et al., TSN.
+
+    Height and width take scales that stand at most one apart in the list, and sides that `size` misses by less than
+    three pixels become it. The box lies at one of 13 places: at borders and middles, or a quarter of the way between.
+    """
+    short = min(height, width)
+    sides = [max(int(short * scale), 1) for scale in scales]
+    sides = [min(size, short) if abs(side - size) < 3 else side for side in sides]
+    boxes = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
+    h, w = boxes[rng.integers(0, len(boxes))]
+    down, right = PLACES[rng.integers(0, len(PLACES))]
+    return Window(((height - h) // 4 * down, (width - w) // 4 * right, h, w), (size, size), (0, 0), size, True)
+
+
 def uniform_crop(height: int, width: int, short: int, size: int, position: int) -> Window:
     if short < size or position not in (0, 1, 2):
         raise UserError(f"test crop {position} of {size} pixels at short side {short}: expected 0..2 and size <= short")
@@ -206,12 +242,15 @@ def view_of(frames: torch.Tensor, window: Window, operations: list[Op]) -> torch
 
 
 def cut(frames: torch.Tensor, window: Window) -> torch.Tensor:
-    """Bilinear without antialiasing, as published; uint8 is within one grey level of float. [T, S, S, 3]"""
+    """Bilinear, as published without antialiasing but for multi-scale crops; uint8 is within one grey level of float.
+
+    [T, S, S, 3]
+    """
     top, left, height, width = window.region
     (y, x), size = window.corner, window.size
     region = frames[:, top : top + height, left : left + width].permute(0, 3, 1, 2)  # channels last: the fast kernel
     if (height, width) != window.resized:
-        region = F.interpolate(region, window.resized, mode="bilinear", align_corners=False)
+        region = F.interpolate(region, window.resized, mode="bilinear", align_corners=False, antialias=window.antialias)
     return region[:, :, y : y + size, x : x + size].permute(0, 2, 3, 1)
 
 

@@ -1,9 +1,11 @@
 """Components of a run, built from the config tree through the registries."""
 
+import hashlib
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -14,10 +16,11 @@ from videorl.data.joint import Joint
 from videorl.data.loader import Job, Loader, Workers
 from videorl.data.mixup import Mixer
 from videorl.data.quarantine import Quarantine
+from videorl.engine import run
 from videorl.engine.objective import Objective
 from videorl.engine.step import Precision
 from videorl.registry import BATCHES, DATASETS, LOSSES, MODELS, UserError
-from videorl.spec import Views
+from videorl.spec import Spec, Views
 
 log = logging.getLogger("videorl")
 
@@ -65,6 +68,9 @@ def precision(cfg) -> Precision:
         return Precision(device)
     kinds = {"float16": torch.float16, "bfloat16": torch.bfloat16}
     kind = cfg.TRAIN.AMP_DTYPE
+    if kind == "auto" and device.type == "cpu" and not _has_amx():
+        log.info("TRAIN.AMP_DTYPE auto: float32, for this CPU has no AMX (bfloat16 can be asked for by name)")
+        return Precision(device)
     if kind == "auto":
         kind = "bfloat16" if device.type == "cpu" or torch.cuda.is_bf16_supported() else "float16"
     if kind not in kinds:
@@ -74,14 +80,22 @@ def precision(cfg) -> Precision:
     return Precision(device, kinds[kind])
 
 
-def dataset(cfg, name: str, split: str, views: Views | None = None):
-    """The data set `name`: a registered one, an entry of DATASETS, or all of these as one."""
+def _has_amx() -> bool:
+    # Not public in torch 2.10 to 2.15.
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def dataset(cfg, name: str, split: str, views: Views | None = None, machine: int = 0):
+    """The data set `name`: a registered one, an entry of DATASETS, or all of these as one.
+
+    `machine`: the number of the one whose own samples these are; each draws its own random numbers.
+    """
     if name == config.ALL:
-        parts = {n: dataset(cfg, n, split, views) for n in cfg.DATASETS}
-        return Joint(config.spec(cfg, views), parts, {n: node.REPLICAS for n, node in cfg.DATASETS.items()})
+        parts = {n: dataset(cfg, n, split, views, machine) for n in cfg.DATASETS}
+        return Joint(_spec(cfg, machine, views), parts, {n: node.REPLICAS for n, node in cfg.DATASETS.items()})
     entry, values = config.component(cfg, DATASETS, name)
     try:
-        return entry(config.spec(cfg, views, name), split, values=values)
+        return entry(_spec(cfg, machine, views, name), split, values=values)
     except UserError as error:
         if name not in cfg.DATASETS:
             raise
@@ -90,6 +104,17 @@ def dataset(cfg, name: str, split: str, views: Views | None = None):
             if key.bound:
                 said = said.replace(key.bound, f"DATASETS.{name}.{key.name}")
         raise UserError(f"DATASETS.{name}: {said}") from None
+
+
+def _spec(cfg, machine: int, views: Views | None = None, space: str = "") -> Spec:
+    return replace(config.spec(cfg, views, space), seed=seed_of(cfg.RNG_SEED, machine))
+
+
+def seed_of(seed: int, machine: int) -> int:
+    """The seed of a machine that has samples of its own: sample 3 of one must not be drawn like sample 3 of another."""
+    if machine == 0:
+        return seed
+    return int(np.random.SeedSequence(seed, spawn_key=(machine,)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def loader(cfg, data, title: str, mix=None) -> Loader:
@@ -102,16 +127,41 @@ def loader(cfg, data, title: str, mix=None) -> Loader:
 
 @dataclass
 class TrainData:
-    """The training set of this rank: `steps` optimizer steps an epoch, each of `plan.micro_batches` micro-batches."""
+    """The training set of this rank: `steps` optimizer steps an epoch, each of `plan.micro_batches` micro-batches.
+
+    `machines`: size and hash of the annotations of each machine that has its own; one entry where all have the same.
+    """
 
     dataset: object
     batches: object
     plan: Plan
     loader: Loader
+    machines: list[dict]
 
     @property
     def steps(self) -> int:
         return self.batches.steps
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the annotations of all machines."""
+        hashes = [facts["fingerprint"] for facts in self.machines]
+        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16] if len(hashes) > 1 else hashes[0]
+
+    @property
+    def facts(self) -> dict:
+        """What `run.json` says of it; `again`: samples of a machine that come again in an epoch, for it has too few."""
+        facts = {"samples": sum(m["samples"] for m in self.machines), "fingerprint": self.fingerprint}
+        if len(self.machines) == 1:
+            return facts
+        taken = self.steps * self.plan.share
+        return facts | {"machines": [{**m, "again": max(taken - m["samples"], 0)} for m in self.machines]}
+
+    @property
+    def readers(self) -> slice:
+        """The ranks that read the same videos as this one."""
+        first = dist.rank() - self.plan.rank
+        return slice(first, first + self.plan.world)
 
     def epoch(self, epoch: int, first: int = 0):
         """Iterator over the steps of an epoch from step `first`: each the list of this rank's micro-batches.
@@ -128,31 +178,57 @@ class TrainData:
 
 
 def train_data(cfg) -> TrainData:
-    name = cfg.TRAIN.DATASET
-    data = dataset(cfg, name, "train")
+    """The training set. All ranks call it together; with DATA.LOCAL_SHARDS they agree on the length of an epoch."""
+    name, title = cfg.TRAIN.DATASET, f"{cfg.TRAIN.DATASET}/train"
+    count = _machines() if cfg.DATA.LOCAL_SHARDS else 1
+    machine = dist.rank() // dist.local_size() if count > 1 else 0
+    data = dataset(cfg, name, "train", machine=machine)
     if name in cfg.DATASETS and len(cfg.DATASETS) > 1:
         # Its labels must reach its own head among several.
-        data = Joint(config.spec(cfg), {name: data}, {name: 1})
-    plan = _plan(cfg)
+        data = Joint(_spec(cfg, machine), {name: data}, {name: 1})
+    plan, machines = _plan(cfg), [run.annotations(data)]
+    if count > 1:
+        machines = run.agreed_machines(title, data, count)
+        least = max(facts["samples"] for facts in machines)
+        plan = replace(plan, rank=dist.rank() % dist.local_size(), world=dist.local_size(), machines=count, least=least)
     entry, values = config.component(cfg, BATCHES, "")
-    sizes = getattr(data, "sizes", {cfg.TRAIN.DATASET: len(data)})
-    batches = entry(sizes, plan, cfg.RNG_SEED, values=values)
-    spec = config.spec(cfg)
+    sizes = getattr(data, "sizes", {name: len(data)})
+    batches = entry(sizes, plan, seed_of(cfg.RNG_SEED, machine), values=values)
     mix = _mixer(cfg, plan) if cfg.MIXUP.ENABLE else None
+    made = TrainData(data, batches, plan, loader(cfg, data, title, mix), machines)
+    _log_train_data(cfg, made, sizes)
+    return made
+
+
+def _machines() -> int:
+    """Machines of this run, each of as many processes."""
+    sizes = set(dist.all_gather_objects(dist.local_size()))
+    if len(sizes) > 1:
+        raise UserError(
+            f"DATA.LOCAL_SHARDS: expected as many processes on each machine, found {', '.join(map(str, sorted(sizes)))}"
+        )
+    return dist.world_size() // dist.local_size()
+
+
+def _log_train_data(cfg, data: TrainData, sizes: dict[str, int]) -> None:
+    plan, copies = data.plan, config.spec(cfg).augment.copies
     log.info(
         "training set %s: %s videos; micro-batch %d x %d processes x %d micro-batches = %d videos a step%s,"
         " %d steps an epoch of %d videos",
         cfg.TRAIN.DATASET,
-        " + ".join(f"{name} {size}" for name, size in sizes.items()) if len(sizes) > 1 else len(data),
+        " + ".join(f"{name} {size}" for name, size in sizes.items()) if len(sizes) > 1 else data.facts["samples"],
         plan.micro_batch,
-        plan.world,
+        dist.world_size(),
         plan.micro_batches,
         plan.step_size,
-        f" ({plan.step_size * spec.augment.copies} clips)" if spec.augment.copies > 1 else "",
-        batches.steps,
-        batches.steps * plan.step_size,
+        f" ({plan.step_size * copies} clips)" if copies > 1 else "",
+        data.steps,
+        data.steps * plan.step_size,
     )
-    return TrainData(data, batches, plan, loader(cfg, data, f"{cfg.TRAIN.DATASET}/train", mix))
+    for number, facts in enumerate(data.facts.get("machines", [])):
+        log.info(
+            "machine %d: %d videos of its own, %d come again in an epoch", number, facts["samples"], facts["again"]
+        )
 
 
 def _plan(cfg) -> Plan:

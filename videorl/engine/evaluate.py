@@ -28,6 +28,11 @@ class Evaluation:
     def __init__(self, cfg, entry: str, data: str = ""):
         node = cfg.EVALS[entry]
         data = data or node.DATASET
+        if node.SPLIT == "train" and cfg.DATA.LOCAL_SHARDS:
+            raise UserError(
+                f"EVALS.{entry}.SPLIT train: with DATA.LOCAL_SHARDS each machine has training videos of its own, but"
+                " all share the work of an evaluation; name a split that all of them have"
+            )
         self.cfg, self.node, self.entry, self.data = cfg, node, entry, data
         self.name = entry if data == node.DATASET else f"{entry}_{data}"
         self.views = _views(cfg, node, data)

@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the epoch, parameter groups, and the optimizer."""
+"""Learning rate and weight decay as pure functions of the epoch, parameter groups, and the optimizer."""
 
 import math
 
@@ -8,17 +8,32 @@ from torch import nn
 from videorl.registry import UserError
 
 
-def lr_at(solver, epoch: float, shards: int = 1) -> float:
-    """Learning rate at a fractional epoch: linear warm-up, then cosine or steps.
+def lr_factor(solver, machines: int, clips: int) -> float:
+    """What BASE_LR, WARMUP_START_LR and COSINE_END_LR are multiplied by, with `clips` in an optimizer step."""
+    if solver.BASE_LR_BATCH < 0 or (solver.BASE_LR_BATCH and solver.BASE_LR_SCALE_NUM_SHARDS):
+        raise UserError(
+            f"SOLVER.BASE_LR_BATCH {solver.BASE_LR_BATCH}: expected clips in a step, or 0;"
+            " it scales the learning rate, so BASE_LR_SCALE_NUM_SHARDS must be off"
+        )
+    if solver.BASE_LR_BATCH:
+        return clips / solver.BASE_LR_BATCH
+    return float(machines) if solver.BASE_LR_SCALE_NUM_SHARDS else 1.0
 
-    PySlowFast's rules (slowfast/utils/lr_policy.py). `shards` scales every rate where
-    SOLVER.BASE_LR_SCALE_NUM_SHARDS is on.
+
+def lr_at(solver, epoch: float, steps: int = 1, factor: float = 1.0) -> float:
+    """Learning rate at a fractional epoch of `steps` optimizer steps, times `factor`: linear warm-up, then a policy.
+
+    PySlowFast's rules (slowfast/utils/lr_policy.py): the warm-up would reach the policy in the step after its last one.
+    With WARMUP_INCLUSIVE VideoMAE's (utils.py, cosine_scheduler): it reaches the policy's first value in its last step,
+    and the policy then begins with it again.
     """
-    factor = shards if solver.BASE_LR_SCALE_NUM_SHARDS else 1
     if epoch >= solver.WARMUP_EPOCHS:
         return factor * _policy(solver, epoch)
     start, end = solver.WARMUP_START_LR, _policy(solver, solver.WARMUP_EPOCHS)
-    return factor * (start + (end - start) * epoch / solver.WARMUP_EPOCHS)
+    length = solver.WARMUP_EPOCHS - (1 / steps if solver.WARMUP_INCLUSIVE else 0.0)
+    # A warm-up of one step has no second one that could reach the end.
+    done = min(epoch / length, 1.0) if length > 0 else 0.0
+    return factor * (start + (end - start) * done)
 
 
 def _policy(solver, epoch: float) -> float:
@@ -26,8 +41,7 @@ def _policy(solver, epoch: float) -> float:
         offset = solver.WARMUP_EPOCHS if solver.COSINE_AFTER_WARMUP else 0.0
         if offset >= solver.MAX_EPOCH:
             raise UserError(f"SOLVER.WARMUP_EPOCHS {offset:g} must be below SOLVER.MAX_EPOCH {solver.MAX_EPOCH}")
-        turn = (math.cos(math.pi * (epoch - offset) / (solver.MAX_EPOCH - offset)) + 1.0) / 2.0
-        return solver.COSINE_END_LR + (solver.BASE_LR - solver.COSINE_END_LR) * turn
+        return _cosine(solver.BASE_LR, solver.COSINE_END_LR, (epoch - offset) / (solver.MAX_EPOCH - offset))
     if solver.LR_POLICY == "steps_with_relative_lrs":
         if not solver.STEPS or solver.STEPS[0] != 0 or len(solver.LRS) < len(solver.STEPS):
             raise UserError(
@@ -38,9 +52,22 @@ def _policy(solver, epoch: float) -> float:
     raise UserError(f"SOLVER.LR_POLICY {solver.LR_POLICY!r}: expected cosine or steps_with_relative_lrs")
 
 
+def weight_decay_at(solver, epoch: float) -> float:
+    """Weight decay at a fractional epoch: WEIGHT_DECAY, or on half a cosine from there to WEIGHT_DECAY_END."""
+    if solver.WEIGHT_DECAY_END < 0:
+        return solver.WEIGHT_DECAY
+    return _cosine(solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_END, epoch / solver.MAX_EPOCH)
+
+
+def _cosine(start: float, end: float, part: float) -> float:
+    """From `start` at part 0 to `end` at part 1."""
+    return end + (start - end) * (math.cos(math.pi * part) + 1.0) / 2.0
+
+
 def parameter_groups(model: nn.Module, solver, bn_weight_decay: float = 0.0) -> list[dict]:
     """Trainable parameters by weight decay and factor of the learning rate (`lr_scale`).
 
+    `decays`: whether the weight decay is SOLVER's, which a schedule may change; that of batch norm stays as it is.
     No decay: parameters that `model.no_weight_decay()` names a part of; with ZERO_WD_1D_PARAM also biases and 1-D ones.
     LAYER_DECAY d < 1: a parameter of layer l of L (`model.layer_of(name)`) has the factor d ** (L - l).
     """
@@ -55,9 +82,10 @@ def parameter_groups(model: nn.Module, solver, bn_weight_decay: float = 0.0) -> 
             continue
         one_dimensional = p.ndim <= 1 or name.endswith(".bias")
         free = any(part in name for part in spared) or (solver.ZERO_WD_1D_PARAM and one_dimensional)
-        decay = bn_weight_decay if id(p) in norms else 0.0 if free else solver.WEIGHT_DECAY
-        key = (decay, scales.get(name, 1.0))
-        group = groups.setdefault(key, {"params": [], "names": [], "weight_decay": decay, "lr_scale": key[1]})
+        decays = id(p) not in norms and not free
+        decay = solver.WEIGHT_DECAY if decays else bn_weight_decay if id(p) in norms else 0.0
+        settings = {"weight_decay": decay, "lr_scale": scales.get(name, 1.0), "decays": decays}
+        group = groups.setdefault(tuple(settings.values()), {"params": [], "names": [], **settings})
         group["params"].append(p)
         group["names"].append(name)
     return list(groups.values())
@@ -76,27 +104,42 @@ def _lr_scales(model: nn.Module, decay: float) -> dict[str, float]:
 
 
 def build_optimizer(cfg, model: nn.Module, objective: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of the model's and the losses' own parameters (the latter without weight decay)."""
+    """The optimizer of the model's and the losses' own parameters (the latter without weight decay).
+
+    Adam is fused, on the CPU too, where it takes a fifth of the time. It then reads a gradient in the order in which
+    its parameter lies in memory, see `align`.
+    """
     solver = cfg.SOLVER
     groups = parameter_groups(model, solver, cfg.BN.WEIGHT_DECAY)
     own = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
     if own:
         names = [f"loss.{name}" for name, _ in own]
-        groups.append({"params": [p for _, p in own], "names": names, "weight_decay": 0.0, "lr_scale": 1.0})
-    fused = all(p.is_cuda for g in groups for p in g["params"])
+        settings = {"weight_decay": 0.0, "lr_scale": 1.0, "decays": False}
+        groups.append({"params": [p for _, p in own], "names": names, **settings})
     lr = solver.BASE_LR
     if solver.OPTIMIZING_METHOD == "sgd":
         # PySlowFast's default pair of options, momentum 0 with Nesterov, is one that torch refuses.
         nesterov = solver.NESTEROV and solver.MOMENTUM > 0 and solver.DAMPENING == 0
+        # Not fused: a first step that overflows in float16 leaves its momentum uninitialised (torch 2.15).
         return torch.optim.SGD(
-            groups, lr=lr, momentum=solver.MOMENTUM, dampening=solver.DAMPENING, nesterov=nesterov, fused=fused
+            groups, lr=lr, momentum=solver.MOMENTUM, dampening=solver.DAMPENING, nesterov=nesterov, fused=False
         )
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     if solver.OPTIMIZING_METHOD not in kinds:
         raise UserError(f"SOLVER.OPTIMIZING_METHOD {solver.OPTIMIZING_METHOD!r}: expected sgd, adam or adamw")
-    return kinds[solver.OPTIMIZING_METHOD](groups, lr=lr, betas=tuple(solver.BETAS), eps=1e-8, fused=fused)
+    return kinds[solver.OPTIMIZING_METHOD](groups, lr=lr, betas=tuple(solver.BETAS), eps=1e-8, fused=True)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def align(parameters) -> None:
+    """Gives gradients the memory layout of their parameters. Autograd's have it; those a loss cached may not."""
+    for p in parameters:
+        if p.grad.stride() != p.stride():
+            p.grad = torch.empty_like(p).copy_(p.grad)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
+    """Sets the learning rate, times each group's scale, and the weight decay of those groups that decay."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+        if group["decays"]:
+            group["weight_decay"] = weight_decay

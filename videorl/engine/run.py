@@ -82,9 +82,28 @@ def agreed_data(sets: Mapping[str, object]) -> dict[str, dict]:
 
     All ranks call it together; it raises `UserError` on all of them where the annotations differ between them.
     """
-    facts = {name: {"samples": len(data), "fingerprint": data.fingerprint} for name, data in sets.items()}
+    facts = {name: annotations(data) for name, data in sets.items()}
     dist.agree({f"annotations of {name}": fact["fingerprint"] for name, fact in facts.items()})
     return facts
+
+
+def agreed_machines(name: str, data, machines: int) -> list[dict]:
+    """The same for a data set `data` of which each of `machines` has its own part, with one entry for each."""
+    found = dist.all_gather_objects(annotations(data))
+    size = len(found) // machines
+    for number in range(machines):
+        first, *others = found[number * size : (number + 1) * size]
+        if any(other != first for other in others):
+            raise UserError(
+                f"the processes of machine {number} read different annotations of {name}; on one machine all must read"
+                " the same files"
+            )
+    return found[::size]
+
+
+def annotations(data) -> dict:
+    """Size and hash of the annotations of a data set."""
+    return {"samples": len(data), "fingerprint": data.fingerprint}
 
 
 def describe(cfg, data: dict[str, dict], batch: dict) -> dict:

@@ -102,7 +102,7 @@ class State:
             "epoch_steps": self.data.steps,
             "world_size": dist.world_size(),
             "threads": torch.get_num_threads(),
-            "data": self.data.dataset.fingerprint,
+            "data": self.data.fingerprint,
         }
 
     # ------------------------------------------------------------------------------------------------------- restoring
@@ -166,7 +166,7 @@ class State:
                 f"{file} holds no run to resume ({', '.join(sorted(missing))} missing);"
                 " set TRAIN.CHECKPOINT_EPOCH_RESET True to take its weights alone"
             )
-        data = self.data.dataset.fingerprint
+        data = self.data.fingerprint
         if state["data"] != data:
             raise UserError(
                 f"{file} was trained on other data (fingerprint {state['data']}, now {data}): the csv has changed;"

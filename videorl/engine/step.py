@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from videorl import dist
 from videorl.data.mixup import mix_video
 from videorl.engine.objective import Objective
+from videorl.registry import UserError
 from videorl.spec import Clip
 
 Batch = Mapping[str, object]
@@ -65,6 +66,12 @@ def normalise(video: Tensor, clip: Clip) -> Tensor:
 def call(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The model's outputs, as float32, for the entries of the batch that its `forward` names."""
     names = inspect.signature(unwrap(model).forward).parameters
+    missing = [name for name, p in names.items() if p.default is inspect.Parameter.empty and name not in batch]
+    if missing:
+        raise UserError(
+            f"{type(unwrap(model)).__name__} reads {', '.join(missing)}, but the data set gives"
+            f" {', '.join(sorted(batch))}: choose another model or data set (with MASK.RATIO above 0 clips are masked)"
+        )
     outputs = model(**{name: batch[name] for name in names if name in batch})
     return {name: value.float() for name, value in outputs.items()}
 

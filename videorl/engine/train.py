@@ -71,8 +71,11 @@ class Trainer:
         self.metrics = Metrics(self.folder, tensorboard)
         self._check_best_metric()
         while_training = {f"{e.data}/{e.node.SPLIT}": e.dataset for e in self.evaluations.values()}
-        trained_on = {f"{cfg.TRAIN.DATASET}/train": state.data.dataset}
-        self.data = run.agreed_data({**tested, **while_training, **trained_on})
+        title = f"{cfg.TRAIN.DATASET}/train"
+        trained_on = {title: state.data.dataset} if len(state.data.machines) == 1 else {}
+        self.data = run.agreed_data({**tested, **while_training, **trained_on}) | {title: state.data.facts}
+        self.clips = state.data.plan.step_size * config.spec(cfg).augment.copies
+        self.lr_factor = optim.lr_factor(cfg.SOLVER, cfg.NUM_SHARDS, self.clips)
 
     def _check_best_metric(self) -> None:
         """An error now rather than a run without a best checkpoint; the default may name what is not there."""
@@ -89,7 +92,7 @@ class Trainer:
     def announce(self) -> None:
         """The first lines of the log, run.json, and the progress bar."""
         cfg, state, plan = self.cfg, self.state, self.state.data.plan
-        rate = optim.lr_at(cfg.SOLVER, cfg.SOLVER.WARMUP_EPOCHS, cfg.NUM_SHARDS)
+        rate = optim.lr_at(cfg.SOLVER, cfg.SOLVER.WARMUP_EPOCHS, factor=self.lr_factor)
         log.info(
             "%s on %d x %s, %s; %d videos a process, %d a step; learning rate after warm-up %g; epochs %d to %d",
             cfg.SOLVER.OPTIMIZING_METHOD,
@@ -102,15 +105,21 @@ class Trainer:
             state.epoch + 1,
             cfg.SOLVER.MAX_EPOCH,
         )
+        if cfg.SOLVER.BASE_LR_BATCH:
+            base, batch = cfg.SOLVER.BASE_LR, cfg.SOLVER.BASE_LR_BATCH
+            log.info(
+                "learning rate: base %g x %d clips a step / %d = %g", base, self.clips, batch, base * self.lr_factor
+            )
         if cfg.LOG_MODEL_INFO and dist.is_main():
             info.log_model_info(cfg)
         self.progress = Progress(
             cfg.SOLVER.MAX_EPOCH * state.data.steps, "train", cfg.USE_TQDM and dist.is_main(), state.steps_done
         )
-        self.ended_at = time.monotonic()
+        self.ended_at, self.first_epoch = time.monotonic(), state.epoch
         if dist.is_main():
             self.metrics.forget_after(state.steps_done)
-            batch = {"per_process": plan.micro_batch, "per_step": plan.step_size, "learning_rate": rate}
+            batch = {"per_process": plan.micro_batch, "per_step": plan.step_size, "clips_per_step": self.clips}
+            batch |= {"base_learning_rate": cfg.SOLVER.BASE_LR, "learning_rate": rate}
             run.note(self.folder, run.describe(cfg, self.data, batch))
 
     # ------------------------------------------------------------------------------------------------------- one step
@@ -120,19 +129,26 @@ class Trainer:
         mine = bool(watch.signal), len(self.state.data.loader.quarantine.untold), any(b is None for b in micro_batches)
         signals, unreadable, gave_up = dist.all_sum(torch.tensor(mine, dtype=torch.int64)).tolist()
         if unreadable or gave_up:
-            self._judge_data(bool(gave_up))
+            self._judge_data(mine[-1])
         if signals:
             self.stop(watch.signal)
 
     def _judge_data(self, gave_up: bool) -> None:
-        """Raises `UserError` on all ranks if they met too many unreadable samples; these stand in quarantine.jsonl."""
-        met = self.state.data.loader.quarantine
-        met.hear(dist.all_gather_objects(met.tell()))
+        """Raises `UserError` on all ranks if they met too many unreadable samples; these stand in quarantine.jsonl.
+
+        `gave_up`: this rank found none that is readable. Only ranks that read the same videos judge together.
+        """
+        met, readers = self.state.data.loader.quarantine, self.state.data.readers
+        told, given_up = zip(*dist.all_gather_objects((met.tell(), gave_up))[readers])
+        met.hear(told)
         try:
-            met.check(gave_up)
-        except UserError:
+            met.check(any(given_up))
+            verdict = None
+        except UserError as error:
+            verdict = error
+        if wrong := [v for v in dist.all_gather_objects(verdict) if v is not None]:
             self._write_quarantine()
-            raise
+            raise wrong[0]
 
     def step(self, micro_batches: list[dict], watch: Watch) -> None:
         """One optimizer step over this rank's micro-batches."""
@@ -140,8 +156,9 @@ class Trainer:
         if state.steps_done == 0:
             self.metrics.draw(lambda out: out.add_image("Train/clips", pictures.clip_strip(micro_batches[0]), 0))
         watch.beat(f"step {state.steps_done} with samples {_samples(micro_batches)[:32]}")
-        rate = optim.lr_at(self.cfg.SOLVER, state.epoch + state.step_in_epoch / state.data.steps, self.cfg.NUM_SHARDS)
-        optim.set_lr(state.optimizer, rate)
+        solver, epoch = self.cfg.SOLVER, state.epoch + state.step_in_epoch / state.data.steps
+        rate = optim.lr_at(solver, epoch, state.data.steps, self.lr_factor)
+        optim.set_rates(state.optimizer, rate, optim.weight_decay_at(solver, epoch))
         state.model.train()
         if self.cfg.DETERMINISM == "full" and state.steps_done == 0:
             self._check_determinism(micro_batches)
@@ -198,6 +215,7 @@ class Trainer:
         """
         state, solver, scaler = self.state, self.cfg.SOLVER, self.state.precision.scaler
         parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        optim.align(parameters)
         scaler.unscale_(state.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if solver.CLIP_GRAD_VAL:
@@ -278,6 +296,8 @@ class Trainer:
 
     def end_epoch(self, watch: Watch) -> None:
         state = self.state
+        if self.cfg.DATA.CACHE_FOLDER and state.epoch == self.first_epoch:
+            self._log_cache()
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
         last = state.epoch == self.cfg.SOLVER.MAX_EPOCH
         due = {n: e for n, e in self.evaluations.items() if last or state.epoch % e.node.EVERY == 0}
@@ -293,6 +313,12 @@ class Trainer:
             self.save()
         self._write_quarantine()
         self.ended_at = time.monotonic()
+
+    def _log_cache(self) -> None:
+        """Said once, when each training video had its chance to be kept."""
+        folder, limit = Path(self.cfg.DATA.CACHE_FOLDER), self.cfg.DATA.CACHE_GB
+        kept, size = len(list(folder.glob("*.npy"))), len(self.state.data.dataset)
+        log.info("%s holds %d decoded videos (DATA.CACHE_GB %g); training has %d", folder, kept, limit, size)
 
     def _evaluate(self, name: str, evaluation: evaluate.Evaluation, watch: Watch) -> dict[str, float]:
         state = self.state

@@ -6,8 +6,11 @@ antoine77340/MIL-NCE_HowTo100M (loss.py).
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from videorl.registry import LOSSES
+
+AT_ONCE = 2**24  # similarities kept in memory; all of 8,192 clips with 4 captions each are 16 times as many
 
 
 @LOSSES.register("milnce")
@@ -25,7 +28,17 @@ class MILNCE(nn.Module):
 
     def forward(self, video_embed: Tensor, text_embed: Tensor) -> Tensor:
         """video_embed [B, D], text_embed [B, K, D] (K candidate captions of each clip) -> scalar."""
-        similarity = torch.einsum("id,jkd->ijk", video_embed, text_embed)
-        both = torch.cat([similarity, similarity.transpose(0, 1)], dim=2).flatten(1)
-        positives = similarity.diagonal().T  # [B, K]
-        return (both.logsumexp(1) - positives.logsumexp(1)).mean()
+        texts = text_embed.flatten(0, 1)
+        size = max(1, AT_ONCE // len(texts))
+        if size >= len(video_embed):
+            return _terms(video_embed, text_embed, video_embed, texts).mean()
+        blocks = zip(video_embed.split(size), text_embed.split(size), strict=True)
+        terms = [checkpoint(_terms, v, t, video_embed, texts, use_reentrant=False) for v, t in blocks]
+        return torch.cat(terms).mean()
+
+
+def _terms(video: Tensor, text: Tensor, videos: Tensor, texts: Tensor) -> Tensor:
+    """The terms [b] of clips `video` [b, D] with captions `text` [b, K, D], among all: [B, D] and [B * K, D]."""
+    of_video, of_text = video @ texts.T, (text @ videos.T).flatten(1)  # [b, B * K]
+    positives = torch.einsum("id,ikd->ik", video, text)
+    return torch.logaddexp(of_video.logsumexp(1), of_text.logsumexp(1)) - positives.logsumexp(1)

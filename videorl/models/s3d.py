@@ -141,7 +141,7 @@ def space_to_depth(video: Tensor) -> Tensor:
     return blocks.permute(0, 3, 5, 7, 1, 2, 4, 6).flatten(1, 4)
 
 
-@MODELS.register("S3D", node="S3D", word2vec="TEXT.WORD2VEC")
+@MODELS.register("S3D", node="S3D", word2vec="TEXT.WORD2VEC", dictionary="TEXT.DICT")
 class S3D(nn.Module):
     """S3D-G over video, word2vec over captions, both embedded in one space; neither embedding is normalised.
 
@@ -153,6 +153,7 @@ class S3D(nn.Module):
         space_to_depth: stem of the released weights (s3d_howto100m.pth): 2 x 2 x 2 pixels become channels first
         weight_init: of convolutions: uniform (torch's) | kaiming_normal
         word2vec: file of the word vectors (word2vec.pth); empty: random until a checkpoint brings its own
+        dictionary: file of the words by number (dict.npy), to compare with the table; empty: not compared
         vocabulary: words of the table, padding included, where no file of word vectors is named
         freeze_words: leave the word vectors as they are
     """
@@ -166,6 +167,7 @@ class S3D(nn.Module):
         space_to_depth: bool = False,
         weight_init: str = "uniform",
         word2vec: str = "",
+        dictionary: str = "",
         vocabulary: int = 66250,
         freeze_words: bool = True,
     ):
@@ -186,7 +188,7 @@ class S3D(nn.Module):
             self.add_module(f"mixed_{name}", Mixed(channels, *widths))
             channels = widths[0] + widths[2] + widths[4] + widths[5]
         self.fc = nn.Linear(channels, embed_dim)
-        self.text_module = TextTower(word_table(word2vec, vocabulary), embed_dim, freeze=freeze_words)
+        self.text_module = TextTower(word_table(word2vec, vocabulary, dictionary), embed_dim, freeze=freeze_words)
         self._initialise(weight_init)
         self.to(memory_format=torch.channels_last_3d)
 

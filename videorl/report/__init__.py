@@ -8,15 +8,14 @@ import os
 import shlex
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from videorl.report.classes import classes
 from videorl.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, charts
 from videorl.report.gallery import CLIPS, gallery
-from videorl.report.read import RunFolder, metric, number, percent, read, text_of
+from videorl.report.read import Reconstructions, RunFolder, metric, number, percent, read, text_of
+from videorl.report.reconstructions import HERE, strip, templates
 
-HERE = Path(__file__).parent
 QUARANTINE_ROWS = 200
 
 
@@ -37,12 +36,12 @@ def write(output_dir: Path) -> Path:
 
 def page(folder: RunFolder) -> str:
     """The report as HTML; the template escapes all text, and only our own style and script may run."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = templates()
     environment.filters |= {"percent": percent, "metric": metric, "text_of": text_of, "data": _data}
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     clips = max(4, CLIPS // max(1, len(folder.predictions)))
     bad = sorted(folder.quarantine, key=lambda row: (-_count(row), str(row.get("path"))))
-    return environment.from_string((HERE / "page.html.j2").read_text(encoding="utf-8")).render(
+    return environment.get_template("page.html.j2").render(
         folder=folder,
         run=folder.run,
         results=_results(folder),
@@ -57,6 +56,8 @@ def page(folder: RunFolder) -> str:
         },
         classes=[classes(p) for p in folder.predictions],
         galleries=[(p.name, gallery(p, clips)) for p in folder.predictions[: CLIPS // 4]],
+        scored=bool(folder.predictions or not folder.reconstructions or _unread_predictions(folder)),
+        reconstructions=[(r.name, _strips(r)) for r in folder.reconstructions],
         quarantine=bad[:QUARANTINE_ROWS],
         quarantined=len(bad),
         status=_status(folder),
@@ -66,6 +67,17 @@ def page(folder: RunFolder) -> str:
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _unread_predictions(folder: RunFolder) -> list[str]:
+    return [name for name in folder.absent if name.startswith("predictions")]
+
+
+def _strips(found: Reconstructions) -> list:
+    return [
+        strip(Path(path).name, pictures, [("squared error", text_of(mse)), ("of mean colours", text_of(baseline))])
+        for path, pictures, (mse, baseline) in zip(found.paths, found.pictures, found.errors)
+    ]
 
 
 def _data(value) -> Markup:

@@ -47,6 +47,16 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class Reconstructions:
+    """What a masked model made of the first clips of an evaluation, K of them, with the errors of each."""
+
+    name: str
+    pictures: np.ndarray  # [K, 4, T, H, W, 3] uint8
+    paths: list[str]
+    errors: list[tuple[float, float]]  # mean squared error, and that of predicting mean colours
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """What stands in a run's folder; `absent` maps a file's name to one line that says why it is not used."""
 
@@ -56,6 +66,7 @@ class RunFolder:
     evals: dict[str, list[dict]]
     results: dict
     predictions: list[Predictions]
+    reconstructions: list[Reconstructions]
     quarantine: list[dict]
     absent: dict[str, str] = field(default_factory=dict)
 
@@ -91,7 +102,8 @@ def read(folder: Path) -> RunFolder:
         train=train,
         evals=evals,
         results=load("results.json", _json_object, {}),
-        predictions=[p for p in predictions if p is not None],
+        predictions=[p for p in predictions if isinstance(p, Predictions)],
+        reconstructions=[p for p in predictions if isinstance(p, Reconstructions)],
         quarantine=quarantine,
         absent=absent,
     )
@@ -155,8 +167,10 @@ def _by_kind(lines: list[dict]) -> tuple[list[dict], dict[str, list[dict]]]:
     return train, dict(sorted(evals.items()))
 
 
-def _predictions(path: Path) -> Predictions:
+def _predictions(path: Path) -> Predictions | Reconstructions:
     with np.load(path, allow_pickle=False) as arrays:
+        if "pictures" in arrays:
+            return _reconstructions(path.stem, arrays)
         if "scores" not in arrays:
             raise ValueError("it has no scores of classes, so there is no more to show of it than its metrics")
         labels, scores, paths = arrays["labels"], arrays["scores"].astype(np.float32), arrays["paths"]
@@ -170,3 +184,11 @@ def _predictions(path: Path) -> Predictions:
     if dropped == len(labels):
         raise ValueError(f"none of the {dropped} labels is a class number 0..{len(classes) - 1}")
     return Predictions(path.stem, labels[known], scores[known], paths[known], classes, dropped)
+
+
+def _reconstructions(name: str, arrays) -> Reconstructions:
+    pictures, rows = arrays["pictures"], arrays["pictured"]
+    if pictures.ndim != 6 or pictures.dtype != np.uint8 or pictures.shape[::5] != (len(rows), 3):
+        raise ValueError(f"pictures {pictures.dtype} {pictures.shape} of {len(rows)} clips")
+    errors = np.stack([arrays["mse"][rows], arrays["baseline_mse"][rows]], 1).tolist()
+    return Reconstructions(name, pictures, [str(p) for p in arrays["paths"][rows]], errors)

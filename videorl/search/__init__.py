@@ -30,16 +30,18 @@ class Hit:
 def words_of(query: str, tokenizer: Tokenizer) -> tuple[torch.Tensor, list[str]]:
     """Word numbers [L] of a query, and a line for each reason why words of it do not count.
 
-    Raises `UserError` if none does.
+    A word that the dictionary lacks is looked up in lower case, in which the released one is. Raises `UserError` if no
+    word counts.
     """
-    words = split_words(query)
-    unknown = [word for word in words if word not in tokenizer.numbers]
+    known, words = tokenizer.numbers, split_words(query)
+    found = [word if word in known else word.lower() for word in words]
+    unknown = [word for word, lower in zip(words, found) if lower not in known]
     if len(unknown) == len(words):
         raise UserError(f"no word of the query {query!r} is in the dictionary (TEXT.DICT); use other words")
     notes = [f"not in the dictionary: {', '.join(unknown)}"] if unknown else []
     if len(words) - len(unknown) > tokenizer.max_words:
         notes.append(f"only its first {tokenizer.max_words} words count (TEXT.MAX_WORDS)")
-    return tokenizer([query])[0], notes
+    return tokenizer([" ".join(found)])[0], notes
 
 
 def ranked(

@@ -14,7 +14,7 @@ from videorl.search.folder import File
 
 log = logging.getLogger("videorl")
 
-FORMAT = 1  # counts changes of the code that change the embeddings of a file by the same weights
+FORMAT = 2  # counts changes of the code that change the file, or the embeddings by the same weights
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Video:
 
 class Cache:
     """File -> Video, kept in `place`/<hash>.npz; a cache that is broken or cannot be written costs time, no more.
+
+    Videos that are bad in part are not written: their fault may be one of the disk or the network.
 
     `key` stands for all that embeddings depend on beside the videos: weights, clip shape, stride.
     """
@@ -65,8 +67,9 @@ class Cache:
         attempt("the cache of embeddings", self._write, self._failed)
 
     def _write(self) -> None:
-        videos = list(self.videos.values())
-        rows = [[f.path, f.size, f.changed, v.length, len(v.starts), v.bad] for f, v in self.videos.items()]
+        whole = {file: video for file, video in self.videos.items() if not video.bad}
+        videos = list(whole.values())
+        rows = [[f.path, f.size, f.changed, v.length, len(v.starts)] for f, v in whole.items()]
         arrays = {
             # JSON in ASCII: paths may hold bytes that are no UTF-8
             "videos": np.frombuffer(json.dumps(rows).encode(), np.uint8),
@@ -87,4 +90,4 @@ def _taken_apart(rows: list, starts: np.ndarray, embeds: np.ndarray) -> dict[Fil
     if not len(starts) == len(embeds) == (ends[-1] if rows else 0) or embeds.ndim != 2:
         raise ValueError("numbers of windows differ")
     parts = zip(rows, np.split(starts, ends[:-1]), np.split(embeds, ends[:-1])) if rows else ()
-    return {File(*row[:3]): Video(row[3], own, vectors, row[5]) for row, own, vectors in parts}
+    return {File(*row[:3]): Video(row[3], own, vectors) for row, own, vectors in parts}

@@ -104,8 +104,7 @@ def fill(
 def _store(
     cache: Cache, todo: list[tuple[File, float, list[float]]], rows: Iterator[np.ndarray | str]
 ) -> dict[str, str]:
-    """Puts videos with at least one readable window into the cache. The others are not kept: their fault may be one
-    of the disk or the network."""
+    """Puts videos with at least one readable window into the cache, and returns why the others have none."""
     unreadable = {}
     try:
         for number, (file, length, starts) in enumerate(todo, 1):

@@ -1,0 +1,99 @@
+"""The loss of masked autoencoders against the golden figures of V-SWIFT and VideoMAE V2, and a loop over tokens."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from videorl.losses.pixels import MaskedPixels, unseen
+from videorl.registry import LOSSES
+from videorl.spec import Clip, Masking, Spec
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
+from recipe import assert_close, check, load_case  # noqa: E402
+
+MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+SPEC = Spec(Clip(4, 1, 8, 8), patch=(2, 4, 4), masking=Masking(0.75))
+VISIBLE = torch.tensor([[0, 3], [2, 7]])
+MASKED = torch.tensor([[1, 2, 3, 6], [0, 2, 6, 7]])  # of these 3, and 2 and 7, are visible
+
+
+def numbers(mask: torch.Tensor) -> torch.Tensor:
+    """The true places of each row, `[B, K]`."""
+    return mask.nonzero()[:, 1].view(len(mask), -1)
+
+
+def draw() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 4, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    predicted = torch.randn(2, 4, 96, generator=generator)
+    return {"predicted": predicted, "pixels": pixels, "visible": VISIBLE, "masked": MASKED}
+
+
+@pytest.mark.parametrize("name", ["pretrain_small", "pretrain_patch16"])
+def test_published_targets_and_losses(name):
+    case = load_case(GOLDEN / f"videomae/{name}.pt")
+    config, expected = case["config"], case["expected"]
+    patch = (config["tubelet_size"], config["patch_size"], config["patch_size"])
+    loss = MaskedPixels(Spec(Clip(config["frames"], 1, config["img_size"], config["img_size"]), patch=patch))
+    video = case["inputs"]["video"].transpose(1, 2)
+    visible, masked = numbers(~expected["mask"]), numbers(expected["mask"])
+    # V-SWIFT standardises the clip as its encoder gets it, VideoMAE the clip in 0..1.
+    check(case, {"target": loss.targets(255 * video, masked)})
+    pixels = 255 * (video * STD + MEAN)
+    check(case, {"v2_target": loss.targets(pixels, masked)})
+    if isinstance(expected["prediction_raster_order"], torch.Tensor):
+        predicted = expected["prediction_raster_order"]
+        total = loss(predicted, 255 * video, visible, masked)
+        check(case, {"loss_raster_order": total / loss.count({"visible": visible, "masked": masked})})
+        total = loss(predicted, pixels, visible, masked)
+        check(case, {"v2_loss": total / masked.numel()})
+    predicted_by_decoder = numbers(~case["inputs"]["decoder_mask"])
+    assert_close(unseen(predicted_by_decoder, visible).sum(1), expected["v2_decoder_masked_scored"])
+    assert (
+        loss.count({"visible": visible, "masked": predicted_by_decoder}) == expected["v2_decoder_masked_scored"].sum()
+    )
+
+
+def test_seen_tokens_do_not_count():
+    batch, loss = draw(), MaskedPixels(SPEC)
+    targets, total, counted = loss.targets(batch["pixels"], MASKED), 0.0, 0
+    for b in range(2):
+        for m, token in enumerate(MASKED[b].tolist()):
+            if token not in VISIBLE[b].tolist():
+                total += float((batch["predicted"][b, m] - targets[b, m]).square().mean())
+                counted += 1
+    assert loss.count(batch) == counted == 5
+    assert float(loss(**batch)) == pytest.approx(total, rel=1e-5)
+
+
+def test_gradient_of_one_token():
+    batch, loss = draw(), MaskedPixels(SPEC)
+    predicted = batch["predicted"].requires_grad_()
+    loss(**batch).backward()
+    targets = loss.targets(batch["pixels"], MASKED)
+    torch.testing.assert_close(predicted.grad[0, 0], 2 / 96 * (predicted - targets)[0, 0])
+    assert predicted.grad[0, 2].eq(0).all()
+
+
+def test_pixels_as_they_are():
+    batch, loss = draw(), MaskedPixels(SPEC, normalise=False)
+    first = batch["pixels"][0, :2, :, :4, 4:].permute(0, 2, 3, 1).flatten() / 255  # token 1
+    torch.testing.assert_close(loss.targets(batch["pixels"], MASKED)[0, 0], first)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_unseen_is_set_difference(share):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        order = torch.rand(3, 40, generator=generator).argsort(1)
+        visible = order[:, : int(40 * share)].sort().values
+        masked = torch.rand(3, 40, generator=generator).argsort(1)[:, :20].sort().values
+        expected = [[m not in v for m in row] for v, row in zip(visible.tolist(), masked.tolist())]
+        assert unseen(masked, visible).tolist() == expected
+
+
+def test_every_key_is_documented():
+    assert [name for name, key in LOSSES["masked_pixels"].keys.items() if not key.doc] == []

@@ -1,0 +1,77 @@
+"""Patches of pixels against loops over the clip."""
+
+import pytest
+import torch
+
+from videorl.metrics.pixels import painted, patches, restored, standardised
+
+PATCH = (2, 4, 4)
+GRID = (2, 3, 2)  # of clips with 4 frames, 12 rows, 8 columns
+
+
+def clips(seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (2, 4, 3, 12, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+INDEX = torch.tensor([[0, 5, 7, 11], [1, 2, 6, 10]])
+
+
+def slow_patch(clip: torch.Tensor, token: int) -> list[float]:
+    """The pixels of one token in order of frame, row, column, colour."""
+    t, rest = divmod(token, GRID[1] * GRID[2])
+    h, w = divmod(rest, GRID[2])
+    return [
+        clip[t * PATCH[0] + frame, colour, h * PATCH[1] + row, w * PATCH[2] + column].item() / 255
+        for frame in range(PATCH[0])
+        for row in range(PATCH[1])
+        for column in range(PATCH[2])
+        for colour in range(3)
+    ]
+
+
+def test_patches_are_those_of_a_loop():
+    pixels = clips()
+    expected = torch.tensor([[slow_patch(clip, token) for token in row] for clip, row in zip(pixels, INDEX.tolist())])
+    found = patches(pixels, INDEX, PATCH)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+    assert patches(pixels.double(), INDEX, PATCH).dtype == torch.float64
+    torch.testing.assert_close(patches(pixels.double(), INDEX, PATCH).float(), expected)
+
+
+def test_clips_need_not_be_dense_in_memory():
+    pixels = clips()
+    strided = pixels.permute(0, 2, 1, 3, 4).contiguous().permute(0, 2, 1, 3, 4)
+    assert not strided.is_contiguous()
+    torch.testing.assert_close(patches(strided, INDEX, PATCH), patches(pixels, INDEX, PATCH))
+
+
+def test_standardised_by_patch_and_colour():
+    values = patches(clips(), INDEX, PATCH).double()
+    found = standardised(values)
+    for b, k, colour in [(0, 0, 0), (0, 3, 2), (1, 1, 1)]:
+        own = values[b, k, colour::3]
+        expected = (own - own.mean()) / (own.var(unbiased=True).sqrt() + 1e-6)
+        torch.testing.assert_close(found[b, k, colour::3], expected, atol=1e-12, rtol=1e-12)
+
+
+def test_a_flat_patch_becomes_zero():
+    assert standardised(torch.full((1, 2, 96), 0.25)).eq(0).all()
+
+
+def test_the_way_back():
+    pixels, other = clips(), clips(1)
+    values = patches(pixels, INDEX, PATCH)
+    torch.testing.assert_close(restored(standardised(values), values), values)
+    moved = painted(other, INDEX, values, PATCH)
+    assert patches(moved, INDEX, PATCH).equal(values)
+    rest = torch.tensor([[t for t in range(12) if t not in row] for row in INDEX.tolist()])
+    assert patches(moved, rest, PATCH).equal(patches(other, rest, PATCH))
+    assert other.equal(clips(1))
+
+
+def test_painted_pixels_stay_in_range():
+    values = torch.tensor([-0.5, 1.5]).repeat(2, 4, 48)
+    painted_clips = painted(clips(), INDEX, values, PATCH)
+    assert patches(painted_clips, INDEX, PATCH).unique().tolist() == [0.0, 1.0]
+    assert painted(clips().float(), INDEX, values, PATCH).min().item() == pytest.approx(-127.5)

@@ -1,0 +1,436 @@
+"""Chunks hold the frames of their video, runs that are killed or shared go on, bad files are listed."""
+
+import json
+import os
+import signal
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tests.data.clips_on_disk import number_of, picture, turn, write_sound, write_video
+from videorl.data.quarantine import Bad
+from videorl.data.video import VideoError, open_video
+from videorl.prepare import chunks, record
+from videorl.prepare.cut import TICKS, Encoding, Shot, cut, fitted, timeline
+from videorl.registry import UserError
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import prepare_videos  # noqa: E402
+
+SECOND = Encoding(seconds=Fraction(1), short_side=64, gop=10, crf=12, preset="ultrafast")
+WORDS = ("--seconds", "1", "--short_side", "64", "--preset", "ultrafast", "--workers", "1")
+
+
+def numbers_in(file: Path) -> list[int]:
+    with open_video(file, "pyav") as video:
+        return [number_of(frame.numpy()) for frame in video.frames(range(video.num_frames))]
+
+
+def cut_up(source: Path, folder: Path, encoding: Encoding = SECOND):
+    folder.mkdir(parents=True, exist_ok=True)
+    return cut(str(source), folder, encoding, lambda: None)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the tool: (exit code, stdout, stderr)."""
+
+    def run(*words):
+        with pytest.raises(SystemExit) as stop:
+            prepare_videos.main([*map(str, words), *WORDS])
+        told = capsys.readouterr()
+        return stop.value.code, told.out, told.err
+
+    return run
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Four good videos of 2 s in a tree."""
+    folder = tmp_path / "videos"
+    for k, name in enumerate(("a/one.mp4", "a/two.webm", "b/c/three.mp4", "four.mp4")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        codec = "libvpx" if name.endswith("webm") else "libx264"
+        write_video(folder / name, range(60 * k % 180, 60 * k % 180 + 60), codec=codec)
+    return folder
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*.mp4")}
+
+
+# ---------------------------------------------------------------------------------------------------------- arithmetic
+
+
+def test_chunks_cover_the_video_and_the_last_takes_what_is_left():
+    for count, expected in {90: [90], 91: [91], 134: [134], 135: [90, 45], 224: [90, 134], 300: [90, 90, 120]}.items():
+        shots = timeline([k * TICKS // 30 for k in range(count)], count * TICKS // 30, Fraction(3), None)
+        assert [shot.frame for shot in shots] == list(range(count))
+        assert np.bincount([shot.chunk for shot in shots]).tolist() == expected, count
+
+
+def test_whole_video_is_one_chunk():
+    assert timeline([0, 5, 9], 12, Fraction(0), None) == [Shot(0, 0, 0), Shot(0, 1, 5), Shot(0, 2, 9)]
+
+
+@pytest.mark.parametrize(
+    ("rate", "fps"), [(30, 10), (25, 30), (12, 24), (Fraction(30000, 1001), 5), (1, Fraction(1, 4))]
+)
+def test_other_rate_shows_at_each_step_the_frame_that_is_due(rate, fps):
+    ticks = [round(k * TICKS / rate) for k in range(40)]
+    end = round(40 * TICKS / rate)
+    shots = timeline(ticks, end, Fraction(0), Fraction(fps))
+    steps = [round(k * TICKS / fps) for k in range(len(shots))]
+    assert [shot.tick for shot in shots] == steps
+    assert abs(len(shots) - 40 * fps / rate) <= 0.5
+    for step, shot in enumerate(shots):  # the last frame that begins before the middle of the step
+        begun = [k for k, tick in enumerate(ticks) if tick * Fraction(fps) / TICKS < step + Fraction(1, 2)]
+        assert shot.frame == begun[-1]
+
+
+def test_stretch_without_frames_gives_no_chunk():
+    ticks = [0, TICKS // 10, 5 * TICKS]
+    assert [s.chunk for s in timeline(ticks, 6 * TICKS, Fraction(1), None)] == [0, 0, 5]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((640, 360), (456, 256)),
+        ((360, 640), (256, 456)),
+        ((320, 240), (320, 240)),
+        ((97, 65), (96, 64)),
+        ((1, 9), (2, 8)),
+    ],
+)
+def test_sizes_are_even_and_never_larger(size, expected):
+    assert fitted(*size, 256) == expected
+
+
+# ----------------------------------------------------------------------------------------------------------- one video
+
+
+def test_chunks_hold_the_frames_at_their_times(tmp_path):
+    source = write_video(tmp_path / "v.mp4", range(74), tone=2.0)
+    made = cut_up(source, tmp_path / "out")
+    assert [(c.number, c.start, c.end, c.frames) for c in made] == [(0, 0, 1, 30), (1, 1, 74 / 30, 44)]
+    assert [n for c in made for n in numbers_in(c.file)] == list(range(74))
+    with av.open(str(made[1].file)) as container:
+        assert not container.streams.audio
+        assert container.streams.video[0].codec_context.name == "h264"
+        assert container.streams.video[0].average_rate == 30
+        keys = [k for k, p in enumerate(container.demux(video=0)) if p.is_keyframe]
+    assert max(np.diff([*keys, 44])) <= SECOND.gop
+    with open_video(made[1].file, "pyav") as video:
+        np.testing.assert_allclose(video.times, np.arange(44) / 30, atol=1e-9)
+
+
+def test_same_bytes_every_time(tmp_path):
+    source = write_video(tmp_path / "v.mp4", range(20))
+    first, second = (cut_up(source, tmp_path / name)[0] for name in "ab")
+    assert (first.sha256, first.size) == (second.sha256, second.size)
+
+
+def test_uneven_frame_rate_is_kept(tmp_path):
+    pts = [0, 1, 5, 6, 20, 31, 32, 59]
+    source = write_video(tmp_path / "v.mp4", range(8), pts=pts)
+    made = cut_up(source, tmp_path / "out")
+    assert [numbers_in(c.file) for c in made] == [[0, 1, 2, 3, 4], [5, 6, 7]]
+    with open_video(made[0].file, "pyav") as video:
+        np.testing.assert_allclose(video.times, np.array(pts[:5]) / 30, atol=1e-6)
+
+
+def test_other_frame_rate(tmp_path):
+    source = write_video(tmp_path / "v.mp4", range(60))
+    slow = cut_up(source, tmp_path / "slow", Encoding(Fraction(1), 64, Fraction(10), 10, 12, "ultrafast"))
+    assert [len(numbers_in(c.file)) for c in slow] == [10, 10]
+    assert set(np.diff([n for c in slow for n in numbers_in(c.file)])) == {3}
+    fast = cut_up(source, tmp_path / "fast", Encoding(Fraction(0), 64, Fraction(60), 10, 12, "ultrafast"))
+    shown = numbers_in(fast[0].file)
+    assert (len(shown), max(np.diff(shown)), shown[-1]) == (120, 1, 59)
+
+
+def test_turned_video_stands_upright(tmp_path):
+    source = turn(write_video(tmp_path / "v.mp4", range(8), size=(128, 96)), tmp_path / "turned.mp4")
+    (chunk,) = cut_up(source, tmp_path / "out")
+    assert (chunk.width, chunk.height) == (64, 86)  # 96 x 128 as shown
+    with open_video(source, "pyav") as old, open_video(chunk.file, "pyav") as new, av.open(str(chunk.file)) as file:
+        shown = old.frames([3])[0].numpy()
+        assert next(file.decode(video=0)).rotation == 0
+        small = new.frames([3])[0].numpy()
+    expected = av.VideoFrame.from_ndarray(np.ascontiguousarray(shown), format="rgb24")
+    expected = expected.reformat(64, 86, "rgb24", interpolation="BICUBIC").to_ndarray()
+    assert np.abs(small.astype(int) - expected).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "size", "ending"),
+    [
+        ("libx264", "yuv422p10le", (96, 64), "mp4"),
+        ("libx264", "yuv444p", (97, 65), "mkv"),
+        ("libx264", "yuvj420p", (96, 64), "mp4"),
+        ("libvpx-vp9", "yuv420p", (96, 64), "webm"),
+        ("mpeg4", "yuv420p", (96, 64), "avi"),
+        ("libx264", "yuv420p", (96, 64), "h264"),
+        ("libx264", "yuv420p", (96, 64), "ts"),
+        ("png", "rgb24", (96, 64), "mov"),
+    ],
+)
+def test_formats_keep_their_frames_and_colours(tmp_path, codec, pix_fmt, size, ending):
+    source = write_video(tmp_path / f"v.{ending}", range(12), codec=codec, pix_fmt=pix_fmt, size=size)
+    (chunk,) = cut_up(source, tmp_path / "out")
+    assert (chunk.frames, chunk.width, chunk.height) == (12, 96, 64)
+    assert numbers_in(chunk.file) == list(range(12))
+    with open_video(source, "pyav") as old, open_video(chunk.file, "pyav") as new:
+        shown, kept = (video.frames([0])[0, :64, :96].float() for video in (old, new))
+    if size == (96, 64):
+        assert float((shown - kept).abs().mean()) < 4
+    with av.open(str(chunk.file)) as file:
+        assert file.streams.video[0].codec_context.pix_fmt == "yuv420p"
+
+
+def test_colour_space_is_told(tmp_path):
+    source = tmp_path / "v.mp4"
+    with av.open(str(source), "w") as file:
+        stream = file.add_stream("libx264", rate=30, options={"threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = 1
+        for k in range(3):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture(k), format="rgb24")))
+        file.mux(stream.encode(None))
+    (chunk,) = cut_up(source, tmp_path / "out")
+    with av.open(str(chunk.file)) as file:
+        codec = file.streams.video[0].codec_context
+        assert (codec.colorspace, codec.color_primaries, codec.color_trc, codec.color_range) == (1, 1, 1, 1)
+
+
+def test_damaged_video_raises(tmp_path):
+    source = write_video(tmp_path / "v.mp4", range(60), container_options={"movflags": "faststart"})
+    content = source.read_bytes()
+    source.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(VideoError):
+        cut_up(source, tmp_path / "out")
+
+
+def test_wrong_file_is_noticed(tmp_path, monkeypatch):
+    """A frame that the encoder loses is found when the chunk is read again."""
+    source = write_video(tmp_path / "v.mp4", range(20))
+    from videorl.prepare import cut as module
+
+    write = module._write
+    monkeypatch.setattr(module, "_write", lambda p, f, pictures, shots, *rest: write(p, f, pictures, shots[:-1], *rest))
+    with pytest.raises(VideoError, match="19 frames written, 20 meant; first wrong: 19"):
+        cut_up(source, tmp_path / "out")
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+def test_folder_is_mirrored_and_every_chunk_listed(videos, tmp_path, run):
+    out = tmp_path / "out"
+    code, told, _ = run(videos, "--out", out)
+    assert code == 0
+    assert "4 videos cut" in told
+    names = sorted(files_of(out))
+    assert names == sorted(f"{stem}_0000{k}.mp4" for stem in ("a/one", "a/two", "b/c/three", "four") for k in (0, 1))
+    rows = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert sorted(row["path"] for row in rows) == names
+    assert {row["source"] for row in rows} == {"a/one.mp4", "a/two.webm", "b/c/three.mp4", "four.mp4"}
+    assert all(row["frames"] == 30 and row["size"] == (out / row["path"]).stat().st_size for row in rows)
+    assert (out / "videos.csv").read_text() == "".join(f"{row['path']} 0\n" for row in rows)
+    assert [p.name for p in (out / record.PARTS).iterdir()] == ["0-of-1.lock"]
+
+
+def test_lists_get_the_labels_of_their_chunks(videos, tmp_path, run):
+    (tmp_path / "train.csv").write_text("a/one.mp4 3\nfour.mp4 1,2\n")
+    (tmp_path / "val.csv").write_text("a/two.webm 0\ngone.mp4 5\n")
+    out = tmp_path / "out"
+    code, told, _ = run(tmp_path / "train.csv", tmp_path / "val.csv", "--root", videos, "--out", out)
+    assert code == 1
+    assert "gone.mp4: open: No such file or directory" in told
+    expected = "a/one_00000.mp4 3\na/one_00001.mp4 3\nfour_00000.mp4 1,2\nfour_00001.mp4 1,2\n"
+    assert (out / "train.csv").read_text() == expected
+    assert (out / "val.csv").read_text() == "a/two_00000.mp4 0\na/two_00001.mp4 0\n"
+
+
+def test_shards_are_disjoint_and_complete(videos, tmp_path, run):
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    code, told, _ = run(videos, "--out", out, "--num_shards", 2, "--shard_id", 0)
+    assert code == 0
+    assert "2 videos are left to other shards" in told
+    assert not (out / "videos.csv").exists()
+    run(videos, "--out", out, "--num_shards", 2, "--shard_id", 1)
+    run(videos, "--out", alone)
+    parts = [out / f"manifest.{k}-of-2.jsonl" for k in range(2)]
+    done = [{json.loads(line)["source"] for line in part.read_text().splitlines()} for part in parts]
+    assert not done[0] & done[1]
+    assert len(done[0]) == len(done[1]) == 2
+    assert files_of(out) == files_of(alone)
+    for name in ("manifest.jsonl", "videos.csv"):
+        assert (out / name).read_text() == (alone / name).read_text()
+
+
+def test_bad_files_are_listed_and_tried_again(videos, tmp_path, run):
+    (videos / "text.mp4").write_text("no video")
+    (videos / "empty.mp4").touch()
+    write_sound(videos / "sound.mp4")
+    whole = (videos / "four.mp4").read_bytes()
+    (videos / "half.mp4").write_bytes(whole[: len(whole) // 2])
+    out = tmp_path / "out"
+    code, told, _ = run(videos, "--out", out)
+    assert code == 1
+    assert "4 videos cut, 0 were finished before, 4 bad" in told
+    bad = [json.loads(line) for line in (out / "bad.jsonl").read_text().splitlines()]
+    assert {row["source"] for row in bad} == {"text.mp4", "empty.mp4", "sound.mp4", "half.mp4"}
+    assert all(row["stage"] and row["reason"] for row in bad)
+    assert len(files_of(out)) == 8
+    (videos / "text.mp4").write_bytes(whole)
+    code, told, _ = run(videos, "--out", out)
+    assert "1 videos cut, 4 were finished before, 3 bad" in told
+    assert "(in place of 8)" in told
+
+
+def test_killed_run_goes_on(videos, tmp_path, run, monkeypatch):
+    """kill -9 after the first finished video: what is listed is whole, and the rest is done by the next run."""
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    add = record.Record.add
+    monkeypatch.setattr(record.Record, "add", lambda self, rows: (add(self, rows), os.kill(os.getpid(), 9)))
+    if not (child := os.fork()):
+        prepare_videos.main([str(videos), "--out", str(out), *WORDS])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    monkeypatch.undo()
+    with open(out / "manifest.0-of-1.jsonl", "a") as file:
+        file.write('{"path": "four_00000.mp4", "sou')  # as if killed while writing
+    (done,) = record.finished(out).values()
+    before = {row["path"]: (out / row["path"]).stat().st_mtime_ns for row in done}
+    code, told, _ = run(videos, "--out", out)
+    assert code == 0
+    assert "3 videos cut, 1 were finished before" in told
+    assert {path: (out / path).stat().st_mtime_ns for path in before} == before
+    run(videos, "--out", alone)
+    assert files_of(out) == files_of(alone)
+    assert (out / "manifest.jsonl").read_text() == (alone / "manifest.jsonl").read_text()
+
+
+def test_file_that_is_gone_or_cut_off_is_made_again(videos, tmp_path, run):
+    out = tmp_path / "out"
+    run(videos, "--out", out)
+    before = files_of(out)
+    (out / "four_00001.mp4").unlink()
+    (out / "a/one_00000.mp4").write_bytes(b"half")
+    assert "2 videos cut, 2 were finished before" in run(videos, "--out", out)[1]
+    assert files_of(out) == before
+    assert "0 videos cut, 4 were finished before" in run(videos, "--out", out)[1]
+
+
+def crash_or_hang(source: str, pulse):
+    if source == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    while source == "hang":
+        signal.pause()
+    for _ in range(3):
+        pulse()
+    return source.upper()
+
+
+def test_crash_and_hang_cost_their_file_only():
+    from videorl.data.loader import Workers
+    from videorl.prepare.crew import each
+
+    paths = ["a", "crash", "b", "hang", "c", "d"]
+    found = dict(each(paths, crash_or_hang, Workers(2, timeout=0.7), lambda items, total: items))
+    assert [found[k] for k in (0, 2, 4, 5)] == ["A", "B", "C", "D"]
+    assert (found[1].stage, found[3].stage) == ("crash", "hang")
+
+
+# ------------------------------------------------------------------------------------------------------------ mistakes
+
+
+def test_other_settings_and_foreign_folders_are_refused(videos, tmp_path, run):
+    out, mine = tmp_path / "out", tmp_path / "mine"
+    run(videos, "--out", out)
+    before = files_of(out)
+    code, _, told = run(videos, "--out", out, "--crf", 30)
+    assert (code, told.count("\n")) == (2, 1)
+    assert "holds chunks with crf 23" in told
+    assert files_of(out) == before
+    mine.mkdir()
+    (mine / "thesis.tex").touch()
+    code, _, told = run(videos, "--out", mine)
+    assert (code, told.count("\n")) == (2, 1)
+    assert "not from this tool" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--shard_id", 2, "--num_shards", 2), "--shard_id 2: expected 0 … 1"),
+        (("--short_side", 255), "expected an even number"),
+        (("--gop", 0), "--gop 0"),
+        (("--timeout", 0), "--timeout"),
+        (("--root", "x"), "--root is for csv files"),
+    ],
+)
+def test_wrong_command_is_one_line(tmp_path, capsys, words, expected):
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos/v.mp4", range(2))
+    with pytest.raises(SystemExit) as stop:
+        prepare_videos.main([*map(str, (tmp_path / "videos", "--out", tmp_path / "out", *words))])
+    told = capsys.readouterr().err
+    assert (stop.value.code, told.count("\n")) == (2, 1)
+    assert expected in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_meet_are_refused(videos, tmp_path):
+    (videos / "four.webm").touch()
+    with pytest.raises(UserError, match=r"four\.mp4 and four\.webm would become files of the same name"):
+        chunks.read_sources([videos], "", " ", tmp_path / "out")
+
+
+def test_output_inside_the_input_is_refused(videos):
+    with pytest.raises(UserError, match="lies in"):
+        chunks.read_sources([videos], "", " ", videos / "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.mp4 1\nb.mp4\n", "line 2: expected `path label`"),
+        ("../a.mp4 1\n", "line 1: .* leaves --root"),
+        ("", "no rows"),
+    ],
+)
+def test_wrong_list_names_file_and_line(tmp_path, text, expected):
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(UserError, match=expected):
+        chunks.read_sources([tmp_path / "l.csv"], "", " ", tmp_path / "out")
+
+
+def test_two_processes_of_one_shard_are_refused(tmp_path):
+    shard = record.Shard(0, 1)
+    with record.Record(tmp_path, shard) as first:
+        first.add_bad("v.mp4", Bad(0, "v.mp4", "why", "open"))
+        if not (child := os.fork()):
+            try:
+                record.Record(tmp_path, shard)
+            except UserError:
+                os._exit(3)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    assert list(record.unreadable(tmp_path)) == ["v.mp4"]
+
+
+def test_full_disk_ends_the_run_in_one_line(videos, tmp_path, monkeypatch):
+    def full(*_):
+        raise VideoError("v.mp4", "encode", "No space left on device") from OSError(28, "No space left on device")
+
+    monkeypatch.setattr(chunks, "cut", full)
+    cutter = chunks.Cutter(videos, tmp_path, tmp_path, SECOND)
+    with pytest.raises(UserError, match="No space left on device; make room"):
+        cutter("four.mp4", lambda: None)

@@ -1,0 +1,312 @@
+"""Videos as the lists of VideoMAE V1, VideoMAE V2 and V-SWIFT name them, to pre-train, fine-tune and test.
+
+Formats: https://github.com/MCG-NJU/VideoMAE/blob/main/DATASET.md, https://github.com/OpenGVLab/VideoMAEv2 (docs and
+dataset/), https://github.com/deepglint/V-SWIFT (README.md and its loaders).
+"""
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from videorl.data import clips
+from videorl.data.dataset import ClipDataset, Records, check_views
+from videorl.data.labelled import BOUND, check_path, check_root, parse_lines, read_classes, read_lines
+from videorl.data.video import Video, VideoError, at_stage
+from videorl.registry import DATASETS, UserError, did_you_mean
+from videorl.spec import Spec
+
+SHARED = ("annotations", "root", "class_names", "val_skip", "num_classes")
+SAMPLINGS = ("dense", "sparse")
+FORMATS = ("JPEG", "PNG", "WEBP")  # of pictures: no others of PIL's decoders are reached
+
+log = logging.getLogger("videorl")
+
+
+# ------------------------------------------------------------------------------------------------------ lines of a list
+
+
+@dataclass(frozen=True)
+class Part:
+    """Frames `first` … `stop` - 1 of a video file (`stop` -1: to its end), or a folder's pictures of these numbers."""
+
+    path: str
+    first: int = 0
+    stop: int = -1
+    folder: bool = False
+
+    def __str__(self) -> str:
+        return self.path
+
+    @property
+    def span(self) -> str:
+        """What part of its file it is, in words, or nothing."""
+        return f"frames {self.first} to {self.stop - 1}" if self.stop >= 0 else ""
+
+
+# The columns of a line, by how many numbers end it. Those between `path` and the end of the line are these numbers.
+LABELLED = {
+    1: ("path", "label"),
+    2: ("path", "total", "label"),
+    3: ("path", "label", "sframe", "eframe"),
+    4: ("source", "path", "label", "sframe", "eframe", "nframes"),
+}
+# To pre-train, V2 names a folder's first frame and has no label; `path 0 -1` is a video file.
+UNLABELLED = {**LABELLED, 2: ("path", "start", "total")}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the lines of a list are made. `num_classes` None: to pre-train, labels are not looked at."""
+
+    columns: tuple[str, ...]
+    comma: bool
+    num_classes: int | None
+    allow_outside: bool
+
+    def __str__(self) -> str:
+        return ("," if self.comma else " ").join(self.columns)
+
+    def parse(self, line: str) -> tuple[Part, list[int]]:
+        """The part of a video that a line names, and its label. Raises `ValueError` that says what is wrong."""
+        texts = self._split(line)
+        numbers = {name: int(text) for name, text in texts.items() if name not in ("source", "path")}
+        path = texts["path"]
+        check_path(path, self.allow_outside)
+        part = _part(path, numbers)
+        label = numbers.get("label", 0) if self.num_classes is not None else 0
+        if self.num_classes is not None and not 0 <= label < self.num_classes:
+            raise ValueError(f"label {label} is not in 0 … {self.num_classes - 1}; check MODEL.NUM_CLASSES")
+        return part, [label]
+
+    def _split(self, line: str) -> dict[str, str]:
+        """The text of each column. Only the path may hold separators, so the line is split from both ends."""
+        separator = "," if self.comma else None
+        at = self.columns.index("path")
+        start, *numbers = line.strip().rsplit(separator, len(self.columns) - 1 - at)
+        texts = [text.strip() for text in (*start.split(separator, at), *numbers)]
+        if len(texts) != len(self.columns) or not all(texts) or not all(map(_is_number, numbers)):
+            raise ValueError(f"expected `{self}` as on the first line, found {line.strip()[:60]!r}")
+        return dict(zip(self.columns, texts))
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-?[0-9]{1,9}", text.strip()) is not None
+
+
+def _part(path: str, numbers: dict[str, int]) -> Part:
+    if "total" in numbers:
+        return _folder(path, **numbers)
+    if "sframe" not in numbers:
+        return Part(path)
+    first, stop = numbers["sframe"], numbers["eframe"]
+    if not 0 <= first < stop <= numbers.get("nframes", stop):
+        of = f" of {numbers['nframes']}" if "nframes" in numbers else ""
+        raise ValueError(f"frames {first} to {stop}{of}: expected 0 <= sframe < eframe <= nframes, eframe not included")
+    return Part(path, first, stop)
+
+
+def _folder(path: str, total: int, start: int = 1, label: int | None = None) -> Part:
+    """A folder of `total` frames, or, in a list to pre-train, a video file whose total is negative."""
+    if label is None and total < 0:
+        return Part(path)
+    if total < 1 or start < 0:
+        other = "; `path 0 -1` lists have no labels, they are to pre-train (MASK.RATIO above 0)" if total == 0 else ""
+        raise ValueError(f"expected a folder of at least one frame, found start {start}, total {total}{other}")
+    return Part(path, start, start + total, folder=True)
+
+
+def detect(line: str, num_classes: int | None, allow_outside: bool) -> Layout:
+    """The layout of a list by its first line. Raises `ValueError` that says what is wrong with it."""
+    known = LABELLED if num_classes is not None else UNLABELLED
+    comma = re.search(r",\s*-?[0-9]+\s*$", line) is not None
+    texts = line.strip().split("," if comma else None)
+    count = next((k for k, text in enumerate(texts[:0:-1]) if not _is_number(text)), len(texts) - 1)
+    if not count:
+        expected = " or ".join(f"`{' '.join(columns)}`" for columns in known.values())
+        raise ValueError(f"expected {expected}, found {line.strip()[:60]!r}")
+    return Layout(known[min(count, max(known))], comma, num_classes, allow_outside)
+
+
+def read_list(
+    file: Path, root: str, num_classes: int | None, allow_outside: bool
+) -> tuple[Layout, list[tuple[int, str]]]:
+    """The layout of a list, and its lines with their numbers. Raises `UserError`: no such list, or an empty one."""
+    lines = read_lines(file)
+    check_root(root, file)
+    if not lines:
+        raise UserError(f"{file} holds no samples; expected lines such as `path label`")
+    number, first = lines[0]
+    try:
+        return detect(first, num_classes, allow_outside), lines
+    except ValueError as error:
+        raise UserError(f"{file}:{number}: {error}") from None
+
+
+# ------------------------------------------------------------------------------------------------------ what is decoded
+
+
+class Excerpt:
+    """Frames `first` … `stop` - 1 of an open video, as a video of its own. A file that ends before `stop` ends it."""
+
+    def __init__(self, video: Video, first: int, stop: int):
+        self._video, self._first = video, first
+        stop = video.num_frames if stop < 0 else min(stop, video.num_frames)
+        self.num_frames = stop - first
+        if self.num_frames < 1:
+            raise VideoError(video.path, "index", f"the list names frame {first} of {video.num_frames}{video.lost}")
+
+    def frames(self, indices: Sequence[int]) -> torch.Tensor:
+        return self._video.frames(np.asarray(indices) + self._first)
+
+
+class FrameFolder:
+    """A folder with a picture for each frame, read like a video.
+
+    `name` makes the name of a file from the number of a frame; the first is `first`. All pictures have one size.
+    """
+
+    def __init__(self, path: str, name: str, first: int, num_frames: int, max_pixels: int):
+        self.path, self.num_frames = path, num_frames
+        self._name, self._first, self._max_pixels = name, first, max_pixels
+
+    def frames(self, indices: Sequence[int]) -> torch.Tensor:
+        """Frames [T, H, W, 3], uint8 RGB. Raises `VideoError`."""
+        pictures = {n: self._read(n) for n in sorted(set(map(int, indices)))}
+        with at_stage(self.path, "decode"):
+            return torch.from_numpy(np.stack([pictures[int(n)] for n in indices]))
+
+    def _read(self, number: int) -> np.ndarray:
+        file = os.path.join(self.path, self._name % (self._first + number))
+        if not os.path.isfile(file):  # reading a pipe may never end
+            raise VideoError(file, "open", "no such picture; see VIDEO_LIST.FRAME_NAME")
+        with at_stage(file, "decode"), Image.open(file, formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > self._max_pixels:
+                size = f"{width}x{height}"
+                raise VideoError(file, "open", f"{size} pixels per frame, more than the limit of {self._max_pixels}")
+            return np.asarray(picture.convert("RGB"))
+
+
+# --------------------------------------------------------------------------------------------------------- the data set
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts(Records):
+    """Records of parts of files: `first` and `stop` [N] int32 and `folder` [N] bool as in `Part`."""
+
+    first: np.ndarray
+    stop: np.ndarray
+    folder: np.ndarray
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of files, labels and parts, in order."""
+        digest = hashlib.sha256(super().fingerprint.encode())
+        for column in (self.first, self.stop, self.folder):
+            digest.update(column.tobytes())
+        return digest.hexdigest()[:16]
+
+
+@DATASETS.register("video_list", node="VIDEO_LIST", **{name: BOUND[name] for name in SHARED})
+class VideoList(ClipDataset):
+    """Videos, parts of videos, or folders of frames, from `<annotations>/<split>.csv` in a layout of VideoMAE.
+
+    The first line tells the layout, by the numbers that end it, and whether a comma or white space stands between its
+    columns; the log states it. `path label` (V1, V2, V-SWIFT); `path label sframe eframe` and `source path label sframe
+    eframe nframes` (V-SWIFT); `path total label` for a folder of frames with numbers from 1 (V2, to fine-tune); `path
+    start total` for one of which `start` is the first, or `path 0 -1` for a video file (V2, to pre-train: where
+    MASK.RATIO is above 0). To pre-train, labels are not looked at and all `labels` are 0.
+
+    A clip holds frames sframe … eframe - 1 only; V-SWIFT reads these columns and takes the whole video. Whether it
+    would include eframe it does not say: without it, a clip stays in the part either way.
+
+    Dense clips have DATA.NUM_FRAMES frames of the video, DATA.SAMPLING_RATE apart whatever its frame rate: VideoMAE
+    knows no DATA.TARGET_FPS. V-SWIFT takes dense clips of videos shorter than NUM_FRAMES x SAMPLING_RATE from random
+    frames; here VideoMAE's rule holds for them too.
+
+    Raises `UserError` with file and line, as the other labelled data sets do.
+
+    Keys:
+        sampling: dense: frames SAMPLING_RATE apart | sparse: one from each of NUM_FRAMES parts of the video (SSv2)
+        frame_name: names of the pictures in a folder of frames, by the number of the frame
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        split: str,
+        *,
+        num_classes: int,
+        annotations: str,
+        root: str,
+        class_names: str,
+        val_skip: int,
+        sampling: str = "dense",
+        frame_name: str = "img_%05d.jpg",
+    ):
+        check_views(spec.views.crops)
+        _check_keys(sampling, frame_name, val_skip)
+        self.sampling, self.frame_name = sampling, frame_name
+        pretraining = bool(spec.masking.ratio)
+        root = os.path.abspath(root or annotations)
+        file = Path(annotations) / f"{split}.csv"
+        layout, lines = read_list(file, root, None if pretraining else num_classes, spec.reading.allow_outside_root)
+        log.info("%s: %d lines `%s`%s", file, len(lines), layout, ", to pre-train" if pretraining else "")
+        rows = parse_lines(file, lines, layout.parse)
+        rows = rows[::val_skip] if split == "val" else rows
+        classes = () if pretraining else read_classes(class_names, file.with_name("classes.json"), num_classes)
+        super().__init__(spec, split, _records(root, rows, classes))
+
+    @contextmanager
+    def _open(self, i: int) -> Iterator[Excerpt | FrameFolder]:
+        records = self.records
+        first, stop = int(records.first[i]), int(records.stop[i])
+        if records.folder[i]:
+            yield FrameFolder(self.path(i), self.frame_name, first, stop - first, self.spec.reading.max_pixels)
+        else:
+            with super()._open(i) as video:
+                yield Excerpt(video, first, stop)
+
+    def _train_indices(self, video: Excerpt | FrameFolder, rng) -> np.ndarray:
+        clip = self.spec.clip
+        if self.sampling == "sparse":
+            return clips.sparse_train(video.num_frames, frames=clip.frames, rng=rng)
+        return clips.strided_train(video.num_frames, frames=clip.frames, rate=clip.rate, rng=rng)
+
+    def _test_indices(self, video: Excerpt | FrameFolder, k: int) -> np.ndarray:
+        clip, views = self.spec.clip, self.spec.views.clips
+        if self.sampling == "sparse":
+            return clips.sparse_view(video.num_frames, frames=clip.frames, view=k, views=views)
+        return clips.strided_view(video.num_frames, frames=clip.frames, rate=clip.rate, view=k, views=views)
+
+
+def _check_keys(sampling: str, frame_name: str, val_skip: int) -> None:
+    if sampling not in SAMPLINGS:
+        hint = did_you_mean(sampling, SAMPLINGS)
+        raise UserError(f"VIDEO_LIST.SAMPLING {sampling!r}: expected {' or '.join(SAMPLINGS)}{hint}")
+    if not re.fullmatch(r"[^%]*%(0[0-9]+)?d[^%]*", frame_name):
+        raise UserError(f"VIDEO_LIST.FRAME_NAME {frame_name!r}: expected a name with one number, such as img_%05d.jpg")
+    if val_skip < 1:
+        raise UserError(f"DATA.VAL_SKIP {val_skip}: expected 1 (every line of val.csv) or more")
+
+
+def _records(root: str, rows: Sequence[tuple[Part, list[int]]], classes: tuple[str, ...]) -> Parts:
+    parts = [part for part, _ in rows]
+    return Parts(
+        root=root,
+        paths=np.array([part.path.encode() for part in parts]),
+        labels=np.array([labels[0] for _, labels in rows], np.int64),
+        classes=classes,
+        first=np.array([part.first for part in parts], np.int32),
+        stop=np.array([part.stop for part in parts], np.int32),
+        folder=np.array([part.folder for part in parts]),
+    )

@@ -1,0 +1,121 @@
+"""VideoMAE: an encoder of the few visible patches of a clip and a small decoder that predicts the pixels of the others.
+
+Tong et al., VideoMAE, NeurIPS 2022; Wang et al., VideoMAE V2, CVPR 2023 (masks for the decoder too); reference code:
+MCG-NJU/VideoMAE, OpenGVLab/VideoMAEv2, whose names of weights these are.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from videorl.metrics.pixels import patches
+from videorl.models.mvit import EPS
+from videorl.models.vit import Blocks, PatchEmbed, resize_positions, sincos_positions, token_grid
+from videorl.registry import MODELS, UserError
+from videorl.spec import Spec
+
+
+class Encoder(nn.Module):
+    """A ViT of the visible patches alone."""
+
+    def __init__(self, spec: Spec, dim: int, **blocks):
+        super().__init__()
+        self.patch_embed = PatchEmbed(spec.clip.channels, dim, spec.patch)
+        self.register_buffer("positions", sincos_positions(token_grid(spec), dim))
+        self.blocks = Blocks(dim, **blocks)
+        self.norm = nn.LayerNorm(dim, EPS)
+
+    def forward(self, patches: Tensor, visible: Tensor) -> Tensor:
+        """Patches `[B, V, P]` and the numbers of their tokens `[B, V]` to `[B, V, D]`."""
+        x = self.patch_embed(patches)
+        x = x + self.positions.flatten(0, 2)[visible].type_as(x)
+        return self.norm(self.blocks(x))
+
+
+class Decoder(nn.Module):
+    """A narrow ViT of the encoded and the masked tokens, and a linear map to the pixels of the latter."""
+
+    def __init__(self, spec: Spec, dim: int, **blocks):
+        super().__init__()
+        self.register_buffer("positions", sincos_positions(token_grid(spec), dim))
+        self.blocks = Blocks(dim, **blocks)
+        self.norm = nn.LayerNorm(dim, EPS)
+        self.head = nn.Linear(dim, spec.clip.channels * math.prod(spec.patch))
+
+    def forward(self, encoded: Tensor, mask_token: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
+        """Tokens `[B, V, D]`, the one for all masked `[1, 1, D]`, and both their numbers, to pixels `[B, M, P]`."""
+        positions = self.positions.flatten(0, 2)
+        hidden = mask_token + positions[masked]
+        x = torch.cat([encoded + positions[visible].type_as(encoded), hidden.type_as(encoded)], dim=1)
+        return self.head(self.norm(self.blocks(x)[:, visible.shape[1] :]))
+
+
+@MODELS.register("VideoMAE", node="VIDEOMAE")
+class VideoMAE(nn.Module):
+    """The masked autoencoder for pre-training; `ViT` fine-tunes its encoder.
+
+    Keys:
+        embed_dim: width of the encoder's tokens
+        depth: number of its blocks
+        num_heads: attention heads of each of its blocks
+        mlp_ratio: hidden width of the MLPs, as a multiple of the tokens' width
+        droppath_rate: drop path of the last block of encoder and decoder; it rises linearly from 0 in their first
+        decoder_dim: width of the decoder's tokens
+        decoder_depth: number of its blocks
+        decoder_heads: attention heads of each of its blocks
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        droppath_rate: float = 0.0,
+        decoder_dim: int = 384,
+        decoder_depth: int = 4,
+        decoder_heads: int = 6,
+    ):
+        super().__init__()
+        if spec.masking.ratio <= 0:
+            raise UserError("VideoMAE predicts hidden tokens, found MASK.RATIO 0; set MASK.RATIO (published: 0.9)")
+        clip, self.patch = spec.clip, tuple(spec.patch)
+        self.clip = (clip.frames, clip.channels, clip.train_size, clip.train_size)
+        self.register_buffer("mean", torch.tensor(clip.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(clip.std), persistent=False)
+        blocks = {"mlp_ratio": mlp_ratio, "drop_path": droppath_rate, "act_checkpoint": spec.act_checkpoint}
+        self.encoder = Encoder(spec, embed_dim, depth=depth, heads=num_heads, **blocks)
+        self.encoder_to_decoder = nn.Linear(embed_dim, decoder_dim, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
+        self.decoder = Decoder(spec, decoder_dim, depth=decoder_depth, heads=decoder_heads, **blocks)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, pixels: Tensor, visible: Tensor, masked: Tensor) -> dict[str, Tensor]:
+        """Clips `[B, T, C, H, W]` in 0..255 and token numbers `[B, V]`, `[B, M]` to the latter's pixels `[B, M, P]`."""
+        if tuple(pixels.shape[1:]) != self.clip:
+            raise UserError(
+                f"VideoMAE was built for clips {self.clip}, found {tuple(pixels.shape[1:])}; set DATA to match"
+            )
+        seen = patches(pixels, visible, self.patch).unflatten(2, (-1, len(self.mean)))
+        seen = ((seen - self.mean) / self.std).flatten(2)
+        encoded = self.encoder_to_decoder(self.encoder(seen, visible))
+        return {"predicted": self.decoder(encoded, self.mask_token, visible, masked)}
+
+    def resize_positions(self, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """The weights with position tables of another clip shape resized, and the names of these."""
+        return resize_positions(weights, self)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parts of the names of the parameters that weight decay leaves alone."""
+        return {"mask_token"}

@@ -1,0 +1,204 @@
+"""The video ViT of VideoMAE, and the blocks that it shares with the masked autoencoder.
+
+Tong et al., VideoMAE, NeurIPS 2022; Wang et al., VideoMAE V2, CVPR 2023; reference code: MCG-NJU/VideoMAE,
+OpenGVLab/VideoMAEv2. Names of weights are theirs, but for the head and the positions, which their files leave out.
+
+Tokens are `[B, N, D]`, the grid in order of time, row, column; patches `[B, N, P]` are in order of frame, row, column,
+colour (see `videorl.metrics.pixels`).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from videorl.models.heads import Mlp, class_head
+from videorl.models.mvit import EPS, DropPath, Grid
+from videorl.registry import MODELS, UserError
+from videorl.spec import Spec
+
+
+def token_grid(spec: Spec) -> Grid:
+    """Tokens of a training clip along time, rows and columns."""
+    clip = (spec.clip.frames, spec.clip.train_size, spec.clip.train_size)
+    if any(size % patch for size, patch in zip(clip, spec.patch)):
+        raise UserError(
+            f"clips of frames, rows, columns {clip}: expected multiples of MODEL.PATCH_SIZE {tuple(spec.patch)};"
+            " change DATA.NUM_FRAMES, DATA.TRAIN_CROP_SIZE or MODEL.PATCH_SIZE"
+        )
+    return tuple(size // patch for size, patch in zip(clip, spec.patch))
+
+
+def sincos_positions(grid: Grid, dim: int) -> Tensor:
+    """Fixed positions `[T, H, W, dim]`: sin and cos of n / 10000^(2 (j // 2) / dim), n the number of the token."""
+    number = torch.arange(grid[0] * grid[1] * grid[2], dtype=torch.float64)
+    channel = torch.arange(dim, dtype=torch.float64)
+    angle = number[:, None] / 10000 ** (2 * (channel // 2) / dim)
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float().view(*grid, dim)
+
+
+def resize_positions(weights: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+    """A checkpoint of another clip shape with its tables `positions` resized to those of `model`, and their names."""
+    resized = {}
+    for name, target in model.named_buffers():
+        source = weights.get(name)
+        if not name.endswith("positions") or source is None or source.shape == target.shape:
+            continue
+        if source.ndim == 4 and source.shape[-1] == target.shape[-1]:
+            resized[name] = resize_table(source, target.shape[:3])
+    return {**weights, **resized}, list(resized)
+
+
+def resize_table(table: Tensor, grid: Grid) -> Tensor:
+    """`[T, H, W, D]` on another grid: bicubic in space, linear in time."""
+    frames, *size = grid
+    space = F.interpolate(table.permute(0, 3, 1, 2), size=size, mode="bicubic")  # [T, D, H', W']
+    time = F.interpolate(space.flatten(1).T[None], size=frames, mode="linear")[0].T  # [T', D*H'*W']
+    return time.unflatten(1, space.shape[1:]).permute(0, 2, 3, 1).contiguous()
+
+
+class PatchEmbed(nn.Module):
+    """One linear map of every patch, with the weight of the published convolution."""
+
+    def __init__(self, channels: int, dim: int, patch: Grid):
+        super().__init__()
+        self.proj = nn.Conv3d(channels, dim, patch, patch)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """`[B, N, P]` to `[B, N, D]`."""
+        return F.linear(patches, self.proj.weight.movedim(1, -1).flatten(1), self.proj.bias)
+
+
+class Attention(nn.Module):
+    """Self-attention; queries and values have a bias, keys none."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        if dim % heads:
+            raise UserError(
+                f"{heads} attention heads do not divide a width of {dim}; change NUM_HEADS or EMBED_DIM"
+                " (of VideoMAE's decoder DECODER_HEADS or DECODER_DIM)"
+            )
+        self.heads = heads
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Three products: one would need its gradient joined, and its bias padded with zeros for the keys.
+        parts = zip(self.qkv.weight.chunk(3), (self.q_bias, None, self.v_bias))
+        q, k, v = (F.linear(x, *part).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
+        x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, N, D / heads]
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and an MLP, each on normalised tokens and with a skip path."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, EPS)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Blocks(nn.ModuleList):
+    """Blocks in a row; drop path rises linearly from 0 in the first to `drop_path` in the last."""
+
+    def __init__(self, dim: int, *, depth: int, heads: int, mlp_ratio: float, drop_path: float, act_checkpoint: bool):
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        super().__init__(Block(dim, heads, mlp_ratio, rate) for rate in rates)
+        self.act_checkpoint = act_checkpoint
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = checkpoint(block, x, use_reentrant=False) if self.act_checkpoint and self.training else block(x)
+        return x
+
+
+@MODELS.register("ViT", node="VIT")
+class ViT(nn.Module):
+    """The encoder of VideoMAE with a classifier on the mean of all tokens, for fine-tuning.
+
+    Keys:
+        embed_dim: width of the tokens
+        depth: number of blocks
+        num_heads: attention heads of each block
+        mlp_ratio: hidden width of the MLPs, as a multiple of EMBED_DIM
+        droppath_rate: drop path of the last block; it rises linearly from 0 in the first
+        head_init_scale: factor on the initial weights of the classifier
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        droppath_rate: float = 0.0,
+        head_init_scale: float = 1.0,
+    ):
+        super().__init__()
+        self.patch, grid = tuple(spec.patch), token_grid(spec)
+        self.clip = (spec.clip.channels, spec.clip.frames, spec.clip.train_size, spec.clip.train_size)
+        self.patch_embed = PatchEmbed(spec.clip.channels, embed_dim, self.patch)
+        self.register_buffer("positions", sincos_positions(grid, embed_dim))
+        self.blocks = Blocks(
+            embed_dim,
+            depth=depth,
+            heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            drop_path=droppath_rate,
+            act_checkpoint=spec.act_checkpoint,
+        )
+        self.fc_norm = nn.LayerNorm(embed_dim, EPS)
+        self.head = class_head(spec, embed_dim)
+        self._initialise(head_init_scale)
+
+    def _initialise(self, head_scale: float) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            for parameter in self.head.parameters():
+                parameter.mul_(head_scale)
+
+    def forward(self, video: Tensor) -> dict[str, Tensor]:
+        """`[B, C, T, H, W]` to raw logits `[B, classes]` and features `[B, D]`."""
+        if tuple(video.shape[1:]) != self.clip:
+            raise UserError(f"ViT was built for clips {self.clip}, found {tuple(video.shape[1:])}; set DATA to match")
+        x = self.patch_embed(self._patches(video))
+        x = x + self.positions.flatten(0, 2).type_as(x)
+        features = self.fc_norm(self.blocks(x).mean(1))
+        return {**self.head(features), "features": features}
+
+    def _patches(self, video: Tensor) -> Tensor:
+        """All patches `[B, N, P]`."""
+        frames, rows, columns = self.patch
+        cells = video.unflatten(4, (-1, columns)).unflatten(3, (-1, rows)).unflatten(2, (-1, frames))
+        return cells.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4).flatten(1, 3)
+
+    def resize_positions(self, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """The weights with position tables of another clip shape resized, and the names of these."""
+        return resize_positions(weights, self)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parts of the names of the parameters that weight decay leaves alone: none, the positions are fixed."""
+        return set()
+
+    def layer_of(self, name: str) -> int:
+        """The layer of a parameter for layer-wise decay: 0 patch embedding, i + 1 block i, depth + 1 the rest."""
+        if name.startswith("patch_embed."):
+            return 0
+        return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else len(self.blocks) + 1
