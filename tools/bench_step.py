@@ -135,7 +135,7 @@ def contestants(cfg, against: str, dtypes: list[torch.dtype]) -> list[Contestant
         if against != "none":
             other, loss = {"torchvision": _torchvision, "transformers": _transformers}[against](cfg)
             other = other.to(dist.device())
-            steps = torch.optim.AdamW(other.parameters(), lr=1e-4, fused=optimizer.defaults.get("fused"))
+            steps = torch.optim.AdamW(other.parameters(), lr=1e-4, fused=True)
             found.append(Contestant(f"{against} {_short(dtype)}", other, loss, dtype, steps))
     return found
 

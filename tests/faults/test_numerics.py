@@ -201,7 +201,7 @@ def test_an_overflow_under_a_gradient_scaler_is_left_out_and_counted(trainer, sa
             weights = {k: v for k, v in now["model"].items() if not k.endswith(statistics)}
             assert same_bits(weights, {k: before["model"][k] for k in weights})
             assert same_bits(now["ema"], before["ema"])
-            assert now["optimizer"] == {}
+            assert not any(value.any() for entry in now["optimizer"].values() for value in entry.values())
         assert one.state.steps_done < 40
     assert one.skipped >= 20
     assert f"step {one.skipped - 1} left out, {one.skipped} so far: gradient beyond float16" in said.text
