@@ -36,6 +36,10 @@ toys: env
 	$(RUN) tools/make_toy.py --out datasets/toy_narrated --narrated
 	$(RUN) tools/run_net.py --cfg configs/toy/milnce.yaml
 	$(RUN) tools/run_net.py --cfg configs/toy/milnce.yaml HOWTO100M.NUM_CANDIDATES 1 OUTPUT_DIR runs/toy_milnce_k1
+	$(RUN) tools/make_toy.py --out datasets/toy_small --small --train 1920 --val 198 --test 198
+	$(RUN) tools/run_net.py --cfg configs/toy/videomae_pt.yaml
+	$(RUN) tools/run_net.py --cfg configs/toy/videomae_ft.yaml
+	$(RUN) tools/run_net.py --cfg configs/toy/videomae_ft.yaml TRAIN.CHECKPOINT_FILE_PATH "" OUTPUT_DIR runs/toy_videomae_scratch
 	$(PYTEST) -m "" tests/test_toys.py
 
 test: env

@@ -35,3 +35,15 @@ def test_milnce_with_one_candidate_caption_is_worse_than_with_several():
     several, one = results("toy_milnce"), results("toy_milnce_k1")
     for name in ("youcook2", "msrvtt"):
         assert one[name]["t2v_r1"] < several[name]["t2v_r1"] - 0.1
+
+
+@pytest.mark.slow
+def test_videomae_predicts_hidden_pixels_better_than_the_mean_of_their_patch():
+    assert results("toy_videomae_pt")["val"]["explained"] >= 0.1
+
+
+@pytest.mark.slow
+def test_videomae_learns_motions_from_few_labels_and_random_weights_do_not():
+    pretrained, scratch = (results(f"toy_videomae_{name}")["test"]["top1"] for name in ("ft", "scratch"))
+    assert pretrained >= 0.9
+    assert pretrained >= scratch + 0.1

@@ -2,6 +2,7 @@
 
 python tools/make_toy.py --out datasets/toy                       8 motions, as PySlowFast reads them
 python tools/make_toy.py --out datasets/toy_multi --multi         three such sets with label spaces of their own
+python tools/make_toy.py --out datasets/toy_small --small         6 motions in small frames, with few labels in few/
 python tools/make_toy.py --out datasets/toy_narrated --narrated   HowTo100M, YouCook2, MSR-VTT and HMDB-51 in small
 """
 
@@ -16,12 +17,15 @@ from tqdm import tqdm
 from videorl.data import toy, toy_narrated
 from videorl.registry import UserError
 
+MULTI = [kind for kind in toy.LABEL_SPACES if kind != toy.SMALL]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; new, empty or an unfinished toy set")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--multi", action="store_true", help=f"one set in each of {', '.join(toy.LABEL_SPACES)}")
+    kind.add_argument("--multi", action="store_true", help=f"one set in each of {', '.join(MULTI)}")
+    kind.add_argument("--small", action="store_true", help="small frames; a quarter of the labels in the folder few")
     kind.add_argument("--narrated", action="store_true", help="narrated videos, and what to evaluate on")
     parser.add_argument("--seed", type=int, default=0)
     for split, count in {"train": 640, "val": 96, "test": 96}.items():
@@ -35,8 +39,10 @@ def main() -> None:
         if args.narrated:
             print(toy_narrated.make_set(args.out, **how))
         elif args.multi:
-            for kind in toy.LABEL_SPACES:
+            for kind in MULTI:
                 print(toy.make_set(args.out / kind, kind=kind, counts=counts, **how))
+        elif args.small:
+            print(toy.make_set(args.out, kind=toy.SMALL, counts=counts, **how))
         else:
             print(toy.make_set(args.out, counts=counts, **how))
     except UserError as error:

@@ -222,11 +222,22 @@ def test_classes_show_what_they_are_called(kind):
 
 def test_each_kind_has_clips_of_its_own(tmp_path):
     scenes = [toy.clip(0, "train", i, kind)[0].texture for kind in toy.LABEL_SPACES for i in range(100)]
-    assert len(set(scenes)) == 300
+    assert len(set(scenes)) == 400
     toy.make_set(tmp_path / "toy", kind="shape_motion", counts={"train": 2})
     assert list(json.loads((tmp_path / "toy/classes.json").read_text())) == list(toy.LABEL_SPACES["shape_motion"])
     with pytest.raises(UserError, match="holds a complete toy set with kind shape_motion, asked for motion"):
         toy.make_set(tmp_path / "toy", counts={"train": 2})
+
+
+def test_small_set_has_lists_with_few_labels(tmp_path):
+    toy.make_set(tmp_path / "toy", kind=toy.SMALL, counts={"train": 64, "val": 8, "test": 8})
+    every, few = ((tmp_path / "toy" / name).read_text().splitlines() for name in ("train.csv", "few/train.csv"))
+    assert len(every) == 64
+    assert set(few) < set(every)
+    assert Counter(line.split()[1] for line in few) == dict.fromkeys(map(str, range(6)), 3)
+    assert (tmp_path / "toy/few/val.csv").read_text() == (tmp_path / "toy/val.csv").read_text()
+    sizes = {toy.clip(0, "train", i, toy.SMALL)[0].width for i in range(50)}
+    assert sizes == {width // 2 for width, _ in toy.FRAME_SIZES}
 
 
 def test_splits_share_no_clip():

@@ -69,6 +69,8 @@ class Class:
     speed: tuple[float, float] | None = None
 
 
+SMALL = "small_motion"  # the kind of set for pre-training: frames have half the size, to be read in little time
+FEW = 4  # of SMALL's training clips, one in so many has its label in the lists of the folder few/
 LABEL_SPACES = {  # kind of set -> class name -> what it shows; the row number is the class id
     "motion": {name: Class(name) for name in MOTIONS},
     "shape_motion": {f"{s}_{m}": Class(m, shape=s) for s in ("disc", "cross") for m in DIRECTIONS},
@@ -77,6 +79,7 @@ LABEL_SPACES = {  # kind of set -> class name -> what it shows; the row number i
         for name, speed in {"slow": (0.25, 0.35), "fast": (0.7, 0.9)}.items()
         for m in DIRECTIONS
     },
+    SMALL: {name: Class(name) for name in MOTIONS if not name.startswith("turn")},  # that is not to be seen so small
 }
 
 
@@ -210,7 +213,7 @@ def clip(seed: int, split: str, index: int, kind: str = "motion") -> tuple[Scene
     label = int(order[index % len(classes)])
     shown = classes[label]
     heading, pace = rng.uniform(0, 2 * math.pi), rng.uniform(0.03, 0.1)
-    width, height = FRAME_SIZES[rng.integers(len(FRAME_SIZES))]
+    width, height = (size // (1 + (kind == SMALL)) for size in FRAME_SIZES[rng.integers(len(FRAME_SIZES))])
     fps, shape = int(rng.choice(FRAME_RATES)), str(rng.choice(SHAPES))
     scene = Scene(
         width=width,
@@ -335,10 +338,20 @@ def _write_clip(out: Path, seed: int, kind: str, job: tuple[str, int]) -> None:
 
 
 def _write_lists(out: Path, seed: int, kind: str, counts: Mapping[str, int]) -> None:
-    for split, count in counts.items():
-        lines = [f"videos/{split}/{file_name(split, i)} {clip(seed, split, i, kind)[2]}\n" for i in range(count)]
-        (out / f"{split}.csv").write_text("".join(lines))
-    _write_json(out / "classes.json", {name: label for label, name in enumerate(LABEL_SPACES[kind])})
+    classes = {name: label for label, name in enumerate(LABEL_SPACES[kind])}
+    for folder in [out, out / "few"] if kind == SMALL else [out]:
+        folder.mkdir(exist_ok=True)
+        for split, count in counts.items():
+            # Clips in a row hold each class once: whole rows are kept or left out.
+            some = range(count) if folder == out or split != "train" else _rows(count, len(classes))
+            lines = [f"videos/{split}/{file_name(split, i)} {clip(seed, split, i, kind)[2]}\n" for i in some]
+            (folder / f"{split}.csv").write_text("".join(lines))
+        _write_json(folder / "classes.json", classes)
+
+
+def _rows(count: int, length: int) -> list[int]:
+    """The numbers below `count` in every FEW-th row of `length`."""
+    return [i for i in range(count) if i // length % FEW == 0]
 
 
 def _map(work: Callable, jobs: Sequence, workers: int) -> Iterable:

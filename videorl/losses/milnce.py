@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videorl.registry import LOSSES
 
-AT_ONCE = 2**24  # similarities kept in memory; all of 8,192 clips with 4 captions each are 16 times as many
+AT_ONCE = 2**22  # similarities kept in memory; all of 8,192 clips with 4 captions each are 64 times as many
 
 
 @LOSSES.register("milnce")
