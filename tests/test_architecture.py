@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "checkpoint": {"registry"},
     "convert": {"registry", "checkpoint", "models.vit.sincos_positions"},
     "data": {"registry", "spec"},
-    "models": {"registry", "spec", "metrics.pixels"},
+    "models": {"registry", "spec", "metrics.pixels", "data.masks.token_grid"},
     "losses": {"registry", "spec", "dist", "metrics"},
     "evals": {"registry", "spec", "metrics"},
     "report": {"data.video", "metrics"},

@@ -294,7 +294,7 @@ def test_newest_counts_epochs_and_steps_as_numbers(tmp_path):
     ("content", "words"),
     [
         (None, "does not exist"),
-        (b"", "cannot be read: EOFError"),
+        (b"", "it is no file of tensors and plain values"),
         (b"hello" * 99, "cannot be read"),
         ([1], "found a list"),
     ],

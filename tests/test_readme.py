@@ -1,5 +1,6 @@
-"""The README's commands: each one parses and its config loads; the small ones are run, on a toy set of a few clips."""
+"""The READMEs' commands: each one parses and its config loads; the small ones are run, on a toy set of a few clips."""
 
+import argparse
 import importlib.util
 import json
 import re
@@ -13,9 +14,10 @@ from videorl import config
 from videorl.data import toy
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = re.sub(r" \\\n\s+", " ", (ROOT / "README.md").read_text())
-COMMANDS += (ROOT / "projects/README.md").read_text()
-COMMANDS = [shlex.split(line, comments=True) for line in re.findall(r"^\s+python (tools/.*)$", COMMANDS, re.MULTILINE)]
+READMES = [ROOT / name for name in ("README.md", "projects/README.md", "datasets/README.md")]
+TEXT = "\n".join(file.read_text() for file in [*READMES, *sorted(ROOT.glob("configs/*/README.md"))])
+LINES = re.findall(r"^ *python (tools/.*)$", re.sub(r" \\\n\s+", " ", TEXT), re.MULTILINE)
+COMMANDS = [shlex.split(line, comments=True) for line in LINES]
 SMALL = ["TRAIN.BATCH_SIZE", "4", "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "DATA_LOADER.NUM_WORKERS", "0"]
 SMALL += ["NUM_GPUS", "0", "TEST.NUM_ENSEMBLE_VIEWS", "1", "TEST.NUM_SPATIAL_CROPS", "1"]
 
@@ -45,25 +47,38 @@ def run(monkeypatch, capsys, name: str, *words) -> str:
 
 
 def test_commands_were_found():
-    assert {Path(words[0]).stem for words in COMMANDS} >= {
-        "run_net",
-        "make_toy",
-        "check_dataset",
-        "bench_data",
-        "bench_step",
-    }
+    tools = {file.stem for file in (ROOT / "tools").glob("*.py")}
+    assert tools - {Path(words[0]).stem for words in COMMANDS} <= {"bench_spans"}
+
+
+class Parsed(Exception):
+    """Carries what a tool has read of its command, before it does anything."""
+
+
+def parsed(words: list[str], monkeypatch) -> dict:
+    def stop(parse):
+        def parse_and_stop(*args):
+            raise Parsed(parse(*args))
+
+        return parse_and_stop
+
+    for name in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, name, stop(getattr(argparse.ArgumentParser, name)))
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(Parsed) as stopped:
+        tool(Path(words[0]).stem).main()
+    return vars(stopped.value.args[0])
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_command_names_what_exists(words, monkeypatch):
+def test_command_parses_and_its_config_loads(words, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert Path(words[0]).is_file()
-    if "run_net" in words[0] and "X.yaml" not in words:
-        args = tool("run_net").parse(words[1:])
-        if args.help_config is not None:
-            assert config.describe(args.help_config)
-        else:
-            assert config.load(args.cfg, args.overrides).MODEL.MODEL_NAME
+    args = parsed(words, monkeypatch)
+    if args.get("help_config") is not None:
+        assert config.describe(args["help_config"], args["cfg"] or [])
+    elif args.get("cfg") and "X.yaml" not in words:
+        files = [args["cfg"]] if isinstance(args["cfg"], str) else args["cfg"]
+        assert config.load(files, args["overrides"] if "overrides" in args else args["opts"]).MODEL.MODEL_NAME
 
 
 def test_example_project_trains_and_reports(few, tmp_path, monkeypatch, capsys):
@@ -100,3 +115,23 @@ def test_bench_data_prints_json(few, monkeypatch, capsys):
 def test_bench_step_prints_json(monkeypatch, capsys):
     found = json.loads(run(monkeypatch, capsys, "bench_step", "--cfg", "configs/toy/mvit.yaml", "--steps", 1, *SMALL))
     assert found["models"]["videorl float32"]["seconds"]["step"] > 0
+
+
+def test_bench_step_times_masked_models(monkeypatch, capsys):
+    words = ["--cfg", "configs/toy/videomae_pt.yaml", "--batch", 2, "--steps", 1, "NUM_GPUS", 0]
+    found = json.loads(run(monkeypatch, capsys, "bench_step", *words))
+    assert found["models"]["videorl float32"]["seconds"]["step"] > 0
+    assert found["giga_multiply_adds"] > 0
+
+
+def test_bench_train_prints_json(few, monkeypatch, capsys):
+    words = ["--cfg", "configs/toy/mvit.yaml", "--steps", 1, "--peak", 0.5, "DATA.PATH_TO_DATA_DIR", few, *SMALL]
+    words += ["AUG.ENABLE", "True", "AUG.NUM_SAMPLE", 2]
+    found = json.loads(run(monkeypatch, capsys, "bench_train", *words))
+    assert (found["videos_a_step"], found["copies"], found["workers"]) == (4, 2, 0)
+    assert set(found["synthetic"]) == {"trained_per_second", "mfu"}
+    assert set(found["loader"]) == {"decoded_per_second", "made_per_second"}
+    both = found["training"]
+    assert both["trained_per_second"] == pytest.approx(2 * both["decoded_per_second"], abs=0.02)
+    used = 3 * 2 * found["giga_multiply_adds"] * 1e9 * both["trained_per_second"]
+    assert both["mfu"] == pytest.approx(used / 0.5e12, rel=0.05)

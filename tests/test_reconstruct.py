@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data.clips_on_disk import number_of, write_video
 from tests.test_report import HOSTILE, Page, video
 from videorl import checkpoint, config, report
 from videorl.engine import build
@@ -91,6 +93,27 @@ def test_figures_equal_those_taken_from_the_model(tool, place):
     assert np.array_equal(results[1].pictures[0], item["pixels"].permute(0, 2, 3, 1).numpy())
 
 
+@pytest.mark.parametrize(
+    ("opts", "expected"),
+    [
+        ("TRAIN.DATASET video_list", [16, 18, 20, 22]),  # in the middle of 0, 2, …, 38, whatever the frame rate
+        ("TRAIN.DATASET video_list DATA.SAMPLING_RATE 10", [0, 10, 20, 30]),
+        ("TRAIN.DATASET video_list VIDEO_LIST.SAMPLING sparse", [5, 15, 25, 35]),  # in the middle of each ten
+        ("DATA.SAMPLING_RATE 10", [12, 17, 22, 27]),  # 16 frames of 12 a second last as long as 40 of 30
+        ("TRAIN.DATASET ssv2", [5, 15, 24, 34]),  # between 0, 10, 20, 29, 39
+        ("TRAIN.DATASET mit TEST.NUM_SPATIAL_CROPS 3 DATA.PATH_LABEL_SEPARATOR ,", [18, 18, 19, 20]),
+    ],
+)
+def test_a_clip_of_a_file_is_the_middle_one_of_the_data_set_trained_on(tool, place, opts, expected):
+    write_video(place / "c 3.mp4", range(40), size=(64, 64), time_base=Fraction(1, 12))
+    size = "DATA.TEST_CROP_SIZE 64 DATA.TRAIN_CROP_SIZE 64 DATA.TRAIN_JITTER_SCALES [64,64] DATA.VAL_SKIP 2"
+    cfg = config.load(["mae.yaml"], f"{size} DATA.SAMPLING_RATE 2 MODEL.NUM_CLASSES 1 {opts}".split())
+    data = tool.of_files(cfg, ["a.mp4", "c 3.mp4"])
+    (item,) = data[1]
+    assert data.path(1) == "c 3.mp4"
+    assert [number_of(frame.permute(1, 2, 0).numpy()) for frame in item["pixels"]] == expected
+
+
 def test_the_validation_set_is_shown_without_videos(tool, place, capsys):
     (place / "val.csv").write_text("a.mp4 0\nb.mp4 1\nb.mp4 1\n")
     tool.main(words("--count", 2, "--opts", "DATA.PATH_TO_DATA_DIR", place, "EVALS.recon.NAME", "reconstruction",
@@ -139,6 +162,7 @@ def fails(tool, capsys, arguments: list[str]) -> str:
         (["--opts", "VIDEOMAE.DEPTH", "2"], "is it a checkpoint of this model"),
         (["--count", "0"], "--count 0: expected 1 or more"),
         (["--opts", "MASK.RATIO", "0.0"], "MASK.RATIO"),
+        (["--opts", "TRAIN.DATASET", "hmdb51", "HMDB51.ANNOTATIONS", "x"], "expected a data set of lists"),
     ],
 )
 def test_errors_are_one_line(tool, place, capsys, more, expected):

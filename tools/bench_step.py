@@ -5,8 +5,9 @@ python tools/bench_step.py --cfg configs/HowTo100M/S3D_MILNCE.yaml --batch 4 --a
 python tools/bench_step.py --cfg configs/SSv2/VIDEOMAE_VITB_16x2_PT.yaml --batch 4 --against transformers
 time torchvision's mvit_v2_s or s3d, or transformers' VideoMAEForPreTraining, in the same process, step by step in turn,
 so that a slow moment of the machine hits both. Of a model of video and text the video tower is timed: its embedding
-stands for the scores of classes. On a GPU `mfu` is the part of the peak (--peak, in 10^12 operations a second)
-that three times the multiply-adds of the forward pass use.
+stands for the scores of classes. `transformers` has fused attention, its default; `transformers-eager` has not.
+On a GPU `mfu` is the part of the peak (--peak, in 10^12 operations a second) that three times the multiply-adds of the
+forward pass use.
 
 python tools/bench_step.py --cfg configs/toy/multitrain.yaml --micro-batches 8 --batch 4
 times the exact two-pass step over several micro-batches against the usual loss / A, and prints how far the latter's
@@ -37,6 +38,7 @@ from videorl.engine.step import backward, call, normalise, to_device
 from videorl.registry import MODELS, UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+OTHERS = ["none", "torchvision", "transformers", "transformers-eager"]
 PARTS = ("forward", "backward", "optimizer", "step")
 Batch = dict[str, Tensor]
 
@@ -133,7 +135,7 @@ def contestants(cfg, against: str, dtypes: list[torch.dtype]) -> list[Contestant
         trained = torch.compile(model) if cfg.TRAIN.COMPILE else model
         found.append(Contestant(f"videorl {_short(dtype)}", trained, loss, dtype, optimizer))
         if against != "none":
-            other, loss = {"torchvision": _torchvision, "transformers": _transformers}[against](cfg)
+            other, loss = _torchvision(cfg) if against == "torchvision" else _transformers(cfg, against)
             other = other.to(dist.device())
             steps = torch.optim.AdamW(other.parameters(), lr=1e-4, fused=True)
             found.append(Contestant(f"{against} {_short(dtype)}", other, loss, dtype, steps))
@@ -173,7 +175,7 @@ def _torchvision(cfg) -> tuple[nn.Module, Callable]:
     )
 
 
-def _transformers(cfg) -> tuple[nn.Module, Callable]:
+def _transformers(cfg, against: str) -> tuple[nn.Module, Callable]:
     """Transformers' VideoMAE of the same sizes; it gets its clips as normalised floats, which is not counted."""
     if cfg.MODEL.MODEL_NAME != "VideoMAE" or cfg.MASK.DECODER != "all":
         raise UserError("--against transformers: it has VideoMAE's pre-training alone, with MASK.DECODER all")
@@ -190,12 +192,12 @@ def _transformers(cfg) -> tuple[nn.Module, Callable]:
         hidden_size=node.EMBED_DIM,
         num_hidden_layers=node.DEPTH,
         num_attention_heads=node.NUM_HEADS,
-        intermediate_size=int(node.EMBED_DIM * node.MLP_RATIO),
+        intermediate_size=round(node.EMBED_DIM * node.MLP_RATIO),
         decoder_hidden_size=node.DECODER_DIM,
         decoder_num_hidden_layers=node.DECODER_DEPTH,
         decoder_num_attention_heads=node.DECODER_HEADS,
-        decoder_intermediate_size=int(node.DECODER_DIM * node.MLP_RATIO),
-        attn_implementation="sdpa",
+        decoder_intermediate_size=round(node.DECODER_DIM * node.MLP_RATIO),
+        attn_implementation="eager" if against.endswith("eager") else "sdpa",
     )
     return VideoMAEForPreTraining(settings), lambda model, batch: model(batch["normalised"], batch["hidden"]).loss
 
@@ -240,7 +242,7 @@ def on_device(cfg, size: int, against: str) -> Batch:
     """One batch as it lies on the device before a step, with what transformers reads."""
     clip = config.spec(cfg).clip
     batch = to_device(micro_batches(cfg, 1, size)[0], dist.device(), clip)
-    if against == "transformers":
+    if against.startswith("transformers"):
         batch["normalised"] = normalise(batch["pixels"], clip).transpose(1, 2).contiguous()
         batch["hidden"] = torch.ones(size, batch["visible"].shape[1] + batch["masked"].shape[1], dtype=torch.bool)
         batch["hidden"] = batch["hidden"].to(dist.device()).scatter_(1, batch["visible"], False)
@@ -303,7 +305,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="clips")
     parser.add_argument("--steps", type=int, default=5, help="counted steps of each, after one that is not")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16, or both: float32,bfloat16")
-    parser.add_argument("--against", default="none", choices=["none", "torchvision", "transformers"])
+    parser.add_argument(
+        "--against", default="none", choices=["none", "torchvision", "transformers", "transformers-eager"]
+    )
     parser.add_argument("--peak", type=float, default=0.0, help=f"of the GPU; known: {info.KNOWN_PEAKS}")
     parser.add_argument("--micro-batches", type=int, default=0, help="time a step over so many micro-batches instead")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")

@@ -6,6 +6,7 @@ python tools/bench_train.py --cfg configs/SSv2/VIDEOMAE_VITB_16x2_PT.yaml TRAIN.
 videos that were read, `trained` clips in steps: one video gives AUG.NUM_SAMPLE clips. `mfu` is the part of the peak
 (--peak, in 10^12 operations a second) that three times the multiply-adds of the forward pass use. What the loader
 prepared before the clock runs is not counted. A step is that of training without logging, its learning rate 0.
+Exit codes: 0 done, 2 a mistake in the command or its files.
 """
 
 import argparse

@@ -1,11 +1,12 @@
 """Cuts videos into short, small chunks, which load fast: `python tools/prepare_videos.py IN --out OUT`.
 
     python tools/prepare_videos.py videos/ --out chunks/                              a folder, at any depth
-    python tools/prepare_videos.py train.csv val.csv --root videos/ --out chunks/     lists, lines `path label`
+    python tools/prepare_videos.py train.csv val.csv --root videos/ --out chunks/     lists of any layout of video_list
     … --num_shards 4 --shard_id 0                                                     on the first of four machines
 
 Every chunk is encoded as H.264 without sound, read again and listed in OUT/manifest.jsonl with its SHA-256; lists get
-the labels of their chunks (a folder: videos.csv, label 0). The same command again goes on where it was; videos that
+the labels of their chunks (a folder: videos.csv, label 0). Of `path label sframe eframe` only frames sframe to eframe - 1
+are cut. The same command again goes on where it was; videos that
 cannot be read are listed in OUT/bad.jsonl and tried again then. The last shard to end writes the merged files.
 Exit codes: 0 done, 1 done but for bad videos, 2 a mistake in the command.
 """
@@ -51,7 +52,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("inputs", metavar="IN", nargs="+", type=Path, help="a folder of videos, or csv files")
     parser.add_argument("--out", required=True, type=Path, help="folder to write; new, empty or of an earlier run")
     parser.add_argument("--root", default="", help="csv only: folder that the paths start from (default: the csv's)")
-    parser.add_argument("--separator", default=" ", help="csv only: text between path and label (default: a space)")
+    parser.add_argument(
+        "--separator", default="", metavar="TEXT", help="of lists `path label`, between the two (default: as found)"
+    )
     parser.add_argument(
         "--seconds", type=number, default=usual.seconds, help="length of a chunk; 0: whole videos (default 3)"
     )

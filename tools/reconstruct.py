@@ -2,9 +2,10 @@
 
     python tools/reconstruct.py --cfg configs/SSv2/VIDEOMAE_VITB_16x2_PT.yaml --checkpoint vit_b.pth a.mp4 b.mp4
 
-Without videos, the first clips of the config's validation set. Writes index.html, where the clips play, and a PNG of
-each: its frames from left to right; below them what the model sees, what it makes of that, and the same with the true
-statistics of the hidden patches, as published visualisers show it. Masks depend on RNG_SEED and the number of the clip.
+Of a video the clip in its middle, its frames chosen as in training; without videos, the first clips of the config's
+validation set. Writes index.html, where the clips play, and a PNG of each: its frames from left to right; below them
+what the model sees, what it makes of that, and the same with the true statistics of the hidden patches, as published
+visualisers show it. Masks depend on RNG_SEED and the number of the clip.
 Exit codes: 0 done, 2 a mistake in the command or its files.
 """
 
@@ -12,7 +13,8 @@ import argparse
 import functools
 import inspect
 import sys
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,17 +24,20 @@ import torch
 from PIL import Image
 
 from videorl import checkpoint, config, convert, dist, log
-from videorl.data.dataset import ClipDataset, Records
+from videorl.data.dataset import ClipDataset
 from videorl.data.loader import collate
 from videorl.data.video import VideoError, printable
 from videorl.engine import build
 from videorl.engine.step import call, to_device
 from videorl.evals.reconstruction import errors, pictures
 from videorl.metrics.pixels import patches
-from videorl.registry import UserError
+from videorl.registry import DATASETS, UserError
 from videorl.report import reconstructions
+from videorl.spec import Views
 
 READS = ("pixels", "visible", "masked")
+# Keys of data sets for a list `path label` of our own; of its single clips the offset makes the middle ones.
+OUR_LIST = {"ROOT": "", "SEPARATOR": " ", "CLASS_NAMES": "", "MULTI_LABEL": False, "VAL_SKIP": 1, "OFFSET": True}
 SHEET_FRAMES = 8  # of a clip, in its PNG
 LEGEND = """squared error: of the pixels that are hidden and predicted, standardised by patch and colour
 of mean colours: that of predicting the mean colour of each patch
@@ -103,9 +108,18 @@ def loaded(cfg, file: Path) -> torch.nn.Module:
 
 
 def of_files(cfg, videos: list[str]) -> ClipDataset:
-    """One clip from the middle of each file."""
-    paths = np.array([str(path).encode() for path in videos])
-    return ClipDataset(config.spec(cfg), "val", Records("", paths, np.zeros(len(paths), np.int64)))
+    """The clip in the middle of each file, its frames chosen as those of the data set that the config trains on."""
+    name = cfg.TRAIN.DATASET
+    entry, values = config.component(cfg, DATASETS, name)
+    if not {"ANNOTATIONS", "ROOT"} <= values.keys():
+        raise UserError(f"TRAIN.DATASET {name}: expected a data set of lists, such as video_list; or name no videos")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "val.csv").write_text("".join(f"{k} 0\n" for k in range(len(videos))))
+        ours = {**OUR_LIST, "ANNOTATIONS": folder}
+        values |= {key: ours[key] for key in ours.keys() & values.keys()}
+        data = entry(config.spec(cfg, Views(1, 1), name), "val", values=values)
+    data.records = replace(data.records, root="", paths=np.array([str(path).encode() for path in videos]))
+    return data
 
 
 def of_validation(cfg):
@@ -118,7 +132,7 @@ def of_validation(cfg):
 def reconstruct(cfg, model, data, count: int) -> tuple[list[Result], dict[str, str]]:
     """Up to `count` clips, and the files before them that cannot be read with the reasons."""
     spec, precision = config.spec(cfg), build.precision(cfg)
-    normalise = all(node.get("NORMALISE", True) for node in cfg.LOSSES.values())
+    normalise = cfg.MASK.NORMALISE
     results: list[Result] = []
     unreadable = {}
     for i in range(len(data)):

@@ -190,7 +190,7 @@ def _reason(file: Path, error: Exception) -> str:
         return f"it holds objects that could run code ({', '.join(unsafe[:3])}); re-save its weights as plain tensors"
     if type(error).__name__ == "SafetensorError":
         return f"it is no whole file of safetensors ({error})"
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, pickle.UnpicklingError | KeyError | EOFError | IndexError):  # bytes of another kind
         return "it is no file of tensors and plain values; re-save its weights with torch.save"
     return f"{type(error).__name__} {str(error).partition(chr(10))[0][:150]}".strip()
 

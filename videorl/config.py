@@ -51,7 +51,7 @@ MAPS: dict[str, tuple[Registry, dict[str, Key]]] = {
             "EVERY": Key("EVERY", int, 0, "epochs between two runs while training; 0: none"),
             "AT_TEST": Key("AT_TEST", bool, True, "run when TEST.ENABLE is on"),
             "CLIPS": Key("CLIPS", int, 1, "clips along time of each video; 0: TEST_CLIPS of the data set, or TEST's"),
-            "CROPS": Key("CROPS", int, 1, "crops of each clip: 1 or 3; 0: TEST_CROPS of the data set, or TEST's"),
+            "CROPS": Key("CROPS", int, 1, "crops of a clip: 1, 3, of hmdb51 2 (mirrored); 0: TEST_CROPS or TEST's"),
             "BATCH_SIZE": Key("BATCH_SIZE", int, 0, "clips in one forward pass; 0: TEST.BATCH_SIZE"),
         },
     ),

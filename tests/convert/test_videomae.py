@@ -197,6 +197,16 @@ def test_flat_tables_of_other_clips_are_resized():
         convert.load(model, published(vit(), tables=True), "x.pth", testing=True)
 
 
+def test_a_flat_table_of_the_published_size_is_of_the_published_grid():
+    source = random(vit(16, 224))
+    model, again = vit(64, 112), vit(64, 112)  # 32 x 7 x 7 tokens, as many as 8 x 14 x 14
+    _, audit = convert.fit(model, published(source, tables=True), "x.pth", testing=True)
+    assert audit.interpolated == ["positions"]
+    convert.load(model, published(source, tables=True), "x.pth", testing=True)
+    convert.load(again, source.state_dict(), "ours.pyth", testing=True)
+    assert same(model, again)
+
+
 @pytest.mark.parametrize("size", [32, 48])
 def test_our_own_pre_trained_file_for_fine_tuning(size, said):
     source, model = random(videomae()), vit(8, size, (2, 8, 8), depth=2)

@@ -95,6 +95,21 @@ def test_the_log_states_the_layout(read, caplog):
 
 
 @pytest.mark.parametrize(
+    ("content", "odd"),
+    [
+        ("a 48 3\nb 52 9\nc 1 60\n", "2 of 3"),  # `path total label`
+        ("a 0 3\nb 1 2\nc 1 4\n", "2 of 3"),
+        ("a 0 4\nb 1 4\nc 48 3\n", ""),
+        ("a 0 -1\n", ""),
+    ],
+)
+def test_a_list_to_fine_tune_is_suspected_where_it_is_read_to_pre_train(read, caplog, content, odd):
+    read(content, pretrain=True)
+    warned = f"train.csv: read as `path start total`, but {odd} folders start after frame 1 or have less than 4 frames"
+    assert (warned in caplog.text) if odd else not caplog.records
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("a.mp4\n", ":1: expected `path label` or `path total label` or `path label sframe eframe` or"),
@@ -365,7 +380,7 @@ def test_several_lists_make_one_data_set(read, folder):
 def test_masks_fit_the_size_of_test_clips_or_are_refused(read):
     spec = dataclasses.replace(LARGE, clip=Clip(4, 2, 96, 100))
     read("a.mp4 0 -1\n", spec=spec, pretrain=True)
-    with pytest.raises(UserError, match="100 pixels"):
+    with pytest.raises(UserError, match=r"\(4, 100, 100\): expected multiples"):
         read("a.mp4 0 -1\n", spec=spec, pretrain=True, split="val")
 
 

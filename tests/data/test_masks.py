@@ -107,15 +107,10 @@ def test_every_place_is_hidden_as_often():
         (Masking(0.9, rounding="mask"), (160, 1408)),
         (Masking(0.9, rounding="mask", decoder="running_cell"), (160, 784)),
         (Masking(0.9, kind="random"), (156, 1412)),
-        (Masking(), (1568, 0)),
     ],
 )
 def test_lengths_of_the_published_grid(masking, expected):
     assert masks.lengths(spec_of(masking)) == expected
-
-
-def test_lengths_without_masks_ask_nothing_of_the_clip():
-    assert masks.lengths(spec_of(Masking(), frames=5, size=100)) == (2 * 6 * 6, 0)
 
 
 @pytest.mark.parametrize(
@@ -139,10 +134,9 @@ def test_masks_that_cannot_be_are_refused(changes, message):
 @pytest.mark.parametrize("changes", [{"frames": 15}, {"size": 100}, {"patch": (3, 16, 16)}, {"patch": (2, 15, 16)}])
 def test_patches_that_do_not_fill_the_clip_are_refused(changes):
     spec = spec_of(Masking(0.9), **changes)
-    with pytest.raises(
-        UserError, match=r"MODEL\.PATCH_SIZE .*: expected parts of the clip's \d+ frames and \d+ pixels"
-    ):
-        masks.checked_grid(spec, spec.clip.train_size)
+    for check in (masks.token_grid, masks.checked_grid):
+        with pytest.raises(UserError, match=r"clips of .*\): expected multiples of MODEL\.PATCH_SIZE .*; change DATA"):
+            check(spec, spec.clip.train_size)
 
 
 def test_running_cells_need_even_rows_and_columns():

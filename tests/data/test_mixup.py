@@ -7,7 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from videorl import config
 from videorl.data import mixup
+from videorl.data.batches import Plan
+from videorl.engine import build
+from videorl.registry import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -111,6 +115,12 @@ def test_a_sample_keeps_its_whole_target_when_the_partner_is_of_another_data_set
     first = torch.tensor([0.1 / 4, 0.1 / 4, 0.9 + 0.1 / 4, 0.1 / 4]) * 0.7
     second = torch.tensor([0.1 / 3, 0.1 / 3, 0.9 + 0.1 / 3]) * 0.3
     assert torch.allclose(found["labels"][0], torch.cat([first, second]))
+
+
+def test_masked_clips_are_not_mixed():
+    cfg = config.load([], ["MIXUP.ENABLE", "True", "MASK.RATIO", "0.9"])
+    with pytest.raises(UserError, match=r"^MIXUP mixes whole clips, found MASK\.RATIO 0\.9: set MIXUP\.ENABLE False"):
+        build._mixer(cfg, Plan(2, 1))
 
 
 def test_inputs_stay_as_they_were():

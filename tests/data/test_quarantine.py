@@ -53,7 +53,8 @@ def test_too_many_bad_samples_are_an_error_with_their_list():
         quarantine.check()
     said = str(error.value)
     assert said.startswith(
-        "kinetics/val: 3 of 40 samples cannot be read, more than DATA.MAX_BAD_FRACTION 0.05 allows: "
+        "kinetics/val: 3 of 40 samples cannot be read, more than DATA.MAX_BAD_FRACTION 0.05 allows"
+        " (repair or remove them, or raise it): "
     )
     assert all(f"/videos/{i}.mp4 (no frames)" in said for i in (1, 2, 7))
     assert len(quarantine.take()) == 3, "the list can still be written"

@@ -19,7 +19,7 @@ SIZES = {  # width, depth, heads, width and heads of the decoder, MLP ratio, pat
     "B": (768, 12, 12, 384, 6, 4.0, 16),
     "L": (1024, 24, 16, 512, 8, 4.0, 16),
     "H": (1280, 32, 16, 512, 8, 4.0, 16),
-    "g": (1408, 40, 16, 512, 8, 48 / 11, 14),
+    "g": (1408, 40, 16, 512, 8, 4.363636, 14),
 }
 SHARED = ["DATA.NUM_FRAMES", "16", "DATA.TRAIN_CROP_SIZE", "224", "DATA.TEST_CROP_SIZE", "224"]
 

@@ -66,6 +66,11 @@ def test_a_model_without_its_inputs_is_refused():
         call(ranks.Tiny(), {"x": torch.zeros(1, 6), "index": torch.zeros(1)})
 
 
+def test_batch_norm_of_a_single_clip_is_refused():
+    with pytest.raises(UserError, match="expected two videos or more in a micro-batch"):
+        call(ranks.Tiny(norm=True).train(), {"x": torch.zeros(1, 6), "text": torch.zeros(1, 3, 4)})
+
+
 def test_a_wrong_split_would_be_noticed(whole):
     """The published way, loss / number of micro-batches, is far off for a coupled loss: the oracle can tell."""
     torch.manual_seed(0)

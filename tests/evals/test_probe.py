@@ -9,7 +9,7 @@ import torch
 
 from videorl.evals.probe import Probe
 from videorl.registry import UserError
-from videorl.spec import Clip, Spec, Views
+from videorl.spec import Clip, Masking, Spec, Views
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -44,6 +44,11 @@ def test_published_accuracies():
         assert found[f"split{k}_top1"] == pytest.approx(value, abs=atol)
     assert found["top1"] == pytest.approx(np.mean([found[f"split{k}_top1"] for k in (1, 2, 3)]))
     assert ((per_sample["predicted"] >= 0) == (rows["splits"][:: given["windows"]] == 2)).all()
+
+
+def test_masked_clips_are_refused():
+    with pytest.raises(UserError, match=r"^EVALS: probe reads whole clips, found MASK\.RATIO 0\.9; name recon"):
+        Probe(Spec(Clip(16, 1, 48, 48), masking=Masking(0.9)))
 
 
 def test_a_clip_s_windows_vote_together():

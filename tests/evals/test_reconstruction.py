@@ -6,6 +6,7 @@ import torch
 
 from videorl.evals.reconstruction import FRAMES, SHOWN, SIDE, Reconstruction, errors, pictures, reduced
 from videorl.metrics.pixels import painted, patches, standardised
+from videorl.registry import UserError
 from videorl.spec import Clip, Masking, Spec, Views
 
 T, S, PATCH = 4, 16, (2, 8, 8)
@@ -90,6 +91,11 @@ def test_perfect_and_empty_predictions():
     of_zero = errors(*given, torch.zeros_like(target), PATCH, True)
     assert torch.allclose(of_zero["error"], of_zero["baseline"])
     assert float((of_zero["baseline"] / of_zero["values"]).mean()) == pytest.approx(127 / 128, rel=1e-4)
+
+
+def test_clips_without_masks_are_refused():
+    with pytest.raises(UserError, match=r"^EVALS: reconstruction reads masked clips, found MASK\.RATIO 0"):
+        Reconstruction(Spec(Clip(T, 1, S, S), patch=PATCH))
 
 
 def test_views_of_a_video_are_one_row():

@@ -9,7 +9,8 @@ import torch
 
 from videorl.evals.views import Views
 from videorl.metrics.classification import topk_accuracy
-from videorl.spec import Clip, Spec
+from videorl.registry import UserError
+from videorl.spec import Clip, Masking, Spec
 from videorl.spec import Views as Protocol
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -39,6 +40,12 @@ def test_scores_of_a_video_s_views_are_joined_as_published(ensemble):
     got["top2"] = round(100 * topk_accuracy(per_video["scores"], per_video["labels"], 2), 2)
     check({**case, "expected": case["expected"][ensemble]}, got)
     assert per_video["index"].tolist() == list(range(videos))
+
+
+def test_masked_clips_are_refused():
+    spec = Spec(Clip(4, 2, 32, 32), {"toy": 3}, space="toy", masking=Masking(0.9))
+    with pytest.raises(UserError, match=r"^EVALS: views reads whole clips, .*; name recon.*TEST\.ENABLE False"):
+        Views(spec, ensemble="sum", activation="softmax")
 
 
 def test_all_metrics_of_one_label():

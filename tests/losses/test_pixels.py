@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from videorl.losses.pixels import MaskedPixels, unseen
-from videorl.registry import LOSSES
+from videorl import config
+from videorl.losses.pixels import MaskedPixels
+from videorl.metrics.pixels import unseen
+from videorl.registry import EVALS, LOSSES
 from videorl.spec import Clip, Masking, Spec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -84,15 +86,13 @@ def test_pixels_as_they_are():
     torch.testing.assert_close(loss.targets(batch["pixels"], MASKED)[0, 0], first)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_unseen_is_set_difference(share):
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        order = torch.rand(3, 40, generator=generator).argsort(1)
-        visible = order[:, : int(40 * share)].sort().values
-        masked = torch.rand(3, 40, generator=generator).argsort(1)[:, :20].sort().values
-        expected = [[m not in v for m in row] for v, row in zip(visible.tolist(), masked.tolist())]
-        assert unseen(masked, visible).tolist() == expected
+@pytest.mark.parametrize("normalise", [True, False])
+def test_one_key_says_what_the_loss_and_its_evaluation_take_for_targets(normalise):
+    named = ["LOSSES.a.NAME", "masked_pixels", "EVALS.b.NAME", "reconstruction", "EVALS.b.DATASET", "kinetics"]
+    cfg = config.load([], [*named, "MASK.RATIO", "0.9", "MASK.NORMALISE", str(normalise)])
+    for what, name in ((LOSSES, "a"), (EVALS, "b")):
+        entry, values = config.component(cfg, what, name)
+        assert entry(config.spec(cfg), values=values).normalise is normalise
 
 
 def test_every_key_is_documented():

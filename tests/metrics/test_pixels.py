@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from videorl.metrics.pixels import painted, patches, restored, standardised
+from videorl.metrics.pixels import painted, patches, places, restored, standardised, unseen
 
 PATCH = (2, 4, 4)
 GRID = (2, 3, 2)  # of clips with 4 frames, 12 rows, 8 columns
@@ -44,6 +44,22 @@ def test_clips_need_not_be_dense_in_memory():
     strided = pixels.permute(0, 2, 1, 3, 4).contiguous().permute(0, 2, 1, 3, 4)
     assert not strided.is_contiguous()
     torch.testing.assert_close(patches(strided, INDEX, PATCH), patches(pixels, INDEX, PATCH))
+
+
+def test_places_number_the_grid_by_time_row_and_column():
+    found = torch.stack(places(torch.arange(12), *GRID[1:]), dim=1)
+    assert found.tolist() == [[t, h, w] for t in range(2) for h in range(3) for w in range(2)]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_unseen_is_set_difference(share):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        order = torch.rand(3, 40, generator=generator).argsort(1)
+        visible = order[:, : int(40 * share)].sort().values
+        masked = torch.rand(3, 40, generator=generator).argsort(1)[:, :20].sort().values
+        expected = [[m not in v for m in row] for v, row in zip(visible.tolist(), masked.tolist())]
+        assert unseen(masked, visible).tolist() == expected
 
 
 def test_standardised_by_patch_and_colour():

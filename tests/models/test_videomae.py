@@ -249,7 +249,7 @@ def test_errors_say_what_to_change():
         tiny(size=18)
     with pytest.raises(UserError, match="3 attention heads do not divide a width of 16; .* DECODER_HEADS"):
         tiny(decoder_heads=3)
-    with pytest.raises(UserError, match=r"built for clips \(4, 3, 16, 16\), found \(8, 3, 16, 16\); set DATA"):
+    with pytest.raises(UserError, match=r"built for clips \(4, 3, 16, 16\), found \(8, 3, 16, 16\): .*NUM_FRAMES"):
         tiny()(**draw(frames=8))
 
 

@@ -201,6 +201,10 @@ def test_start_of_published_model():
     assert all(model.get_parameter(name).eq(0).all() for name in zero)
 
 
+def test_the_width_of_the_mlp_is_the_nearest_whole_number():
+    assert tiny(embed_dim=1408, depth=1, num_heads=1, mlp_ratio=4.363636).blocks[0].mlp.fc1.out_features == 6144
+
+
 def test_errors_say_what_to_change():
     with pytest.raises(
         UserError, match=r"\(5, 16, 16\): expected multiples of MODEL.PATCH_SIZE \(2, 4, 4\); change DATA"
@@ -210,7 +214,7 @@ def test_errors_say_what_to_change():
         tiny(size=18)
     with pytest.raises(UserError, match="5 attention heads do not divide a width of 24; change NUM_HEADS"):
         tiny(num_heads=5)
-    with pytest.raises(UserError, match=r"built for clips \(3, 4, 16, 16\), found \(3, 8, 16, 16\)"):
+    with pytest.raises(UserError, match=r"built for clips \(3, 4, 16, 16\), found \(3, 8, 16, 16\): .*NUM_FRAMES"):
         tiny()(torch.zeros(1, 3, 8, 16, 16))
 
 

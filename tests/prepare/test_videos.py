@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.data.clips_on_disk import number_of, picture, turn, write_sound, write_video
+from videorl.data.listed import Part
 from videorl.data.quarantine import Bad
 from videorl.data.video import VideoError, open_video
 from videorl.prepare import chunks, record
@@ -258,6 +259,54 @@ def test_lists_get_the_labels_of_their_chunks(videos, tmp_path, run):
     assert (out / "val.csv").read_text() == "a/two_00000.mp4 0\na/two_00001.mp4 0\n"
 
 
+def test_of_a_part_only_its_frames_are_cut(videos, tmp_path, run):
+    """The list is of make_lists' kind for InternVid, where one video has several parts."""
+    (tmp_path / "train.csv").write_text("a/one.mp4 0 7 40\na/one.mp4 0 40 60\nfour.mp4 0 50 90\nfour.mp4 0 60 70\n")
+    out = tmp_path / "out"
+    code, told, _ = run(tmp_path / "train.csv", "--root", videos, "--out", out)
+    assert code == 1
+    assert "four.mp4[60:70]: index: the list names frame 60 of 60" in told
+    expected = {"a/one_7-40_00000.mp4": range(7, 40), "a/one_40-60_00000.mp4": range(40, 60)}
+    expected["four_50-90_00000.mp4"] = range(50, 60)  # the video ends before
+    assert {path: numbers_in(out / path) for path in files_of(out)} == {p: list(span) for p, span in expected.items()}
+    assert (out / "train.csv").read_text() == "".join(f"{path} 0\n" for path in expected)
+    rows = {row["path"]: row for row in map(json.loads, (out / "manifest.jsonl").read_text().splitlines())}
+    part = rows["a/one_7-40_00000.mp4"]
+    assert (part["source"], part["start"], part["frames"]) == ("a/one.mp4[7:40]", 0, 33)
+    assert part["end"] == pytest.approx(33 / 30)
+    assert "0 videos cut, 3 were finished before, 1 bad" in run(tmp_path / "train.csv", "--root", videos, "--out", out)[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "label"),
+    [
+        ("a b.mp4 3\n", Part("a b.mp4"), " 3"),
+        ("a b.mp4,3\n", Part("a b.mp4"), ",3"),
+        ("a.mp4, 3\n", Part("a.mp4"), ",3"),
+        ("a.mp4\n", Part("a.mp4"), " 0"),
+        ("a.mp4 1,2\n", Part("a.mp4"), " 1,2"),
+        ("a.mp4 0 -1\n", Part("a.mp4"), " 0"),
+        ("a.mp4 3 0 9\n", Part("a.mp4", 0, 9), " 3"),
+        ("a.mp4,3,0,9\n", Part("a.mp4", 0, 9), ",3"),
+        ("a.mp4, 3,0,9\n", Part("a.mp4", 0, 9), ",3"),
+        ("K400 a b.mp4 3 0 9 30\n", Part("a b.mp4", 0, 9), " 3"),
+        ("K400,a b.mp4,-1,0,9,30\n", Part("a b.mp4", 0, 9), ",-1"),
+    ],
+)
+def test_layouts_of_lists(tmp_path, text, part, label):
+    (tmp_path / "l.csv").write_text(text)
+    sources = chunks.read_sources([tmp_path / "l.csv"], "", "", tmp_path / "out")
+    (name,) = sources.parts
+    assert sources.parts[name] == part
+    assert sources.lists == {"l.csv": [(name, label)]}
+
+
+def test_a_separator_says_that_lines_are_path_and_label(tmp_path):
+    (tmp_path / "l.csv").write_text("clips 1/2,3\nclips 1/2 4,5\n")
+    sources = chunks.read_sources([tmp_path / "l.csv"], "", ",", tmp_path / "out")
+    assert sources.lists == {"l.csv": [("clips 1/2", ",3"), ("clips 1/2 4", ",5")]}
+
+
 def test_shards_are_disjoint_and_complete(videos, tmp_path, run):
     out, alone = tmp_path / "out", tmp_path / "alone"
     code, told, _ = run(videos, "--out", out, "--num_shards", 2, "--shard_id", 0)
@@ -348,6 +397,16 @@ def test_crash_and_hang_cost_their_file_only():
     assert (found[1].stage, found[3].stage) == ("crash", "hang")
 
 
+def test_workers_that_cannot_live_name_the_key_of_the_command(monkeypatch):
+    from videorl.data import loader
+    from videorl.data.loader import Workers
+    from videorl.prepare.crew import each
+
+    monkeypatch.setattr(loader, "_work", lambda *_: os._exit(9))
+    with pytest.raises(UserError, match=r"keep dying before any video \(exit code 9; .*lower --workers"):
+        list(each(["a"], crash_or_hang, Workers(1), lambda items, total: items))
+
+
 # ------------------------------------------------------------------------------------------------------------ mistakes
 
 
@@ -404,12 +463,17 @@ def test_output_inside_the_input_is_refused(videos):
         ("a.mp4 1\nb.mp4\n", "line 2: expected `path label`"),
         ("../a.mp4 1\n", "line 1: .* leaves --root"),
         ("", "no rows"),
+        ("a.mp4\nb.mp4 1\n", "line 2: expected `path label` in all lines or in none"),
+        ("a.mp4 0 -1\nframes/1 0 48\n", "line 2: expected a video file, found a folder of frames: 'frames/1 0 48'"),
+        ("frames/1 48 4\n", "line 1: expected a video file, found a folder of frames"),
+        ("a.mp4 1 9 3\n", "line 1: frames 9 to 3"),
+        ("a.mp4 1 0 3\nb.mp4 1\n", "line 2: expected `path label sframe eframe` as on the first line"),
     ],
 )
 def test_wrong_list_names_file_and_line(tmp_path, text, expected):
     (tmp_path / "l.csv").write_text(text)
     with pytest.raises(UserError, match=expected):
-        chunks.read_sources([tmp_path / "l.csv"], "", " ", tmp_path / "out")
+        chunks.read_sources([tmp_path / "l.csv"], "", "", tmp_path / "out")
 
 
 def test_two_processes_of_one_shard_are_refused(tmp_path):
@@ -431,6 +495,6 @@ def test_full_disk_ends_the_run_in_one_line(videos, tmp_path, monkeypatch):
         raise VideoError("v.mp4", "encode", "No space left on device") from OSError(28, "No space left on device")
 
     monkeypatch.setattr(chunks, "cut", full)
-    cutter = chunks.Cutter(videos, tmp_path, tmp_path, SECOND)
+    cutter = chunks.Cutter(videos, tmp_path, tmp_path, SECOND, {"four.mp4": Part("four.mp4")})
     with pytest.raises(UserError, match="No space left on device; make room"):
         cutter("four.mp4", lambda: None)

@@ -84,10 +84,12 @@ def _with_positions(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
 
 
 def _grid(name: str, table: Tensor, published: tuple[int, ...], here: tuple[int, ...]) -> tuple[int, ...]:
-    """The grid of a flat table: the model's, if it has as many tokens, or that of so many frames of published size."""
+    """The grid of a flat table: the published one or else the model's, if it has as many tokens, or that of so many
+    frames of published size."""
     tokens, (_, rows, columns) = table.shape[1], published
-    if tokens == math.prod(here):
-        return here
+    for grid in (published, here):
+        if tokens == math.prod(grid):
+            return grid
     if tokens % (rows * columns):
         raise UserError(
             f"{name}: found {tokens} positions, expected {math.prod(here)} as here, or some times {rows} x {columns};"

@@ -262,6 +262,8 @@ class VideoList(ClipDataset):
         layout, lines = read_list(file, root, None if pretraining else num_classes, spec.reading.allow_outside_root)
         log.info("%s: %d lines `%s`%s", file, len(lines), layout, ", to pre-train" if pretraining else "")
         rows = parse_lines(file, lines, layout.parse)
+        if pretraining:
+            _warn_of_labels(file, layout, [part for part, _ in rows if part.folder], spec.clip.frames)
         rows = rows[::val_skip] if split == "val" else rows
         classes = () if pretraining else read_classes(class_names, file.with_name("classes.json"), num_classes)
         super().__init__(spec, split, _records(root, rows, classes))
@@ -297,6 +299,17 @@ def _check_keys(sampling: str, frame_name: str, val_skip: int) -> None:
         raise UserError(f"VIDEO_LIST.FRAME_NAME {frame_name!r}: expected a name with one number, such as img_%05d.jpg")
     if val_skip < 1:
         raise UserError(f"DATA.VAL_SKIP {val_skip}: expected 1 (every line of val.csv) or more")
+
+
+def _warn_of_labels(file: Path, layout: Layout, folders: Sequence[Part], frames: int) -> None:
+    """Says so where most folders look like lines `path total label`, which end in as many numbers."""
+    odd = [part for part in folders if part.first > 1 or part.stop - part.first < frames]
+    if len(odd) > len(folders) / 2:
+        log.warning(
+            "%s: read as `%s`, but %d of %d folders start after frame 1 or have less than %d frames;"
+            " if its lines are `path total label`, write `path 1 total` to pre-train",
+            *(file, layout, len(odd), len(folders), frames),
+        )
 
 
 def _records(root: str, rows: Sequence[tuple[Part, list[int]]], classes: tuple[str, ...]) -> Parts:

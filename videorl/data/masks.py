@@ -52,26 +52,26 @@ def running_cell(grid: Grid, phase: int) -> np.ndarray:
 
 
 def lengths(spec: Spec) -> tuple[int, int]:
-    """How many tokens of a training clip are visible and how many are predicted: all and none without masks."""
-    clip, masking = spec.clip, spec.masking
-    if not masking.ratio:
-        return math.prod((clip.frames // spec.patch[0], *(clip.train_size // side for side in spec.patch[1:]))), 0
-    visible, masked = draw(np.random.default_rng(0), checked_grid(spec, clip.train_size), masking)
+    """How many tokens of a training clip are visible and how many are predicted. Raises as `checked_grid` does."""
+    grid = checked_grid(spec, spec.clip.train_size)
+    visible, masked = draw(np.random.default_rng(0), grid, spec.masking)
     return len(visible), len(masked)
 
 
-def checked_grid(spec: Spec, size: int) -> Grid:
-    """The grid of tokens (time, rows, columns) of a clip of `size` pixels.
-
-    Raises `UserError` for a clip that patches do not fill, and for masks that cannot be drawn on the grid.
-    """
+def token_grid(spec: Spec, size: int) -> Grid:
+    """Tokens of a clip of `size` pixels along time, rows, columns. Raises `UserError` where patches do not fill it."""
     clip = (spec.clip.frames, size, size)
     if any(length % part for length, part in zip(clip, spec.patch, strict=True)):
         raise UserError(
-            f"MODEL.PATCH_SIZE {list(spec.patch)}: expected parts of the clip's {clip[0]} frames and {size} pixels"
-            " (DATA.NUM_FRAMES, DATA.TRAIN_CROP_SIZE, DATA.TEST_CROP_SIZE)"
+            f"clips of frames, rows, columns {clip}: expected multiples of MODEL.PATCH_SIZE {tuple(spec.patch)};"
+            " change DATA.NUM_FRAMES, DATA.TRAIN_CROP_SIZE, DATA.TEST_CROP_SIZE or MODEL.PATCH_SIZE"
         )
-    grid = tuple(length // part for length, part in zip(clip, spec.patch, strict=True))
+    return tuple(length // part for length, part in zip(clip, spec.patch, strict=True))
+
+
+def checked_grid(spec: Spec, size: int) -> Grid:
+    """`token_grid`. Raises `UserError` for masks that cannot be drawn on it, too."""
+    grid = token_grid(spec, size)
     _check(spec.masking, grid)
     return grid
 

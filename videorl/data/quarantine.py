@@ -104,7 +104,10 @@ class Quarantine:
         name = f"{self.name}: {worst}" if len(self.parts) > 1 else self.name
         found = f"{name}: {bad} of {size} samples cannot be read"
         if self.too_many:
-            raise UserError(f"{found}, more than DATA.MAX_BAD_FRACTION {self.max_fraction:g} allows: {listed}")
+            raise UserError(
+                f"{found}, more than DATA.MAX_BAD_FRACTION {self.max_fraction:g} allows (repair or remove them, or"
+                f" raise it): {listed}"
+            )
         raise UserError(f"{found}, and among the last ones, from all over the data set, none was good: {listed}")
 
     def take(self) -> list[dict]:

@@ -249,6 +249,11 @@ def _plan(cfg) -> Plan:
 
 
 def _mixer(cfg, plan: Plan) -> Mixer:
+    if cfg.MASK.RATIO:
+        raise UserError(
+            f"MIXUP mixes whole clips, found MASK.RATIO {cfg.MASK.RATIO}: set MIXUP.ENABLE False to pre-train, or"
+            " MASK.RATIO 0 to fine-tune"
+        )
     if plan.micro_batch % 2 and plan.step_size > 1:
         raise UserError(
             f"MIXUP mixes pairs, but a process gets {plan.micro_batch} videos; make TRAIN.BATCH_SIZE even per process"

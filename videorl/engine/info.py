@@ -1,8 +1,8 @@
 """Parameters and multiply-adds of a model, by part."""
 
-import dataclasses
 import inspect
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from videorl import config
-from videorl.data.masks import lengths
+from videorl.data.masks import lengths, token_grid
 from videorl.registry import MODELS, UserError
-from videorl.spec import Masking, Spec
+from videorl.spec import Spec
 
 log = logging.getLogger("videorl")
 
@@ -84,12 +84,12 @@ def model_info(cfg, depth: int = 1) -> Info:
 
 def _inputs(cfg, spec: Spec, model: nn.Module) -> dict[str, Tensor]:
     """What the model's `forward` names, for one clip."""
-    clip, (visible, masked) = spec.clip, lengths(spec)
+    clip, size = spec.clip, spec.clip.train_size
     makers = {
-        "video": lambda: torch.empty(1, clip.channels, clip.frames, clip.train_size, clip.train_size),
-        "pixels": lambda: torch.empty(1, clip.frames, 3, clip.train_size, clip.train_size, dtype=torch.uint8),
-        "visible": lambda: torch.empty(1, visible, dtype=torch.int64),
-        "masked": lambda: torch.empty(1, masked, dtype=torch.int64),
+        "video": lambda: torch.empty(1, clip.channels, clip.frames, size, size),
+        "pixels": lambda: torch.empty(1, clip.frames, clip.channels, size, size, dtype=torch.uint8),
+        "visible": lambda: torch.empty(1, lengths(spec)[0], dtype=torch.int64),
+        "masked": lambda: torch.empty(1, lengths(spec)[1], dtype=torch.int64),
         "text": lambda: torch.empty(1, 1, cfg.TEXT.MAX_WORDS, dtype=torch.int64),
     }
     names = inspect.signature(model.forward).parameters
@@ -113,7 +113,7 @@ def _hidden(model: nn.Module, inputs: Mapping[str, Tensor], spec: Spec) -> int:
     """Multiply-adds of embedding the tokens that a masked model does not read."""
     if "visible" not in inputs:
         return 0
-    tokens, _ = lengths(dataclasses.replace(spec, masking=Masking()))
+    tokens = math.prod(token_grid(spec, spec.clip.train_size))
     kernels = [p.numel() for name, p in model.named_parameters() if name.endswith("patch_embed.proj.weight")]
     return (tokens - inputs["visible"].shape[1]) * sum(kernels)
 

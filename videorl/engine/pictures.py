@@ -7,8 +7,11 @@ from videorl.metrics.classification import confusion
 
 
 def clip_strip(batch: dict, clips: int = 4) -> np.ndarray:
-    """uint8 [3, clips * H, T * W]: frames of the first clips of a batch, a row each. `video`: [B, T, 3, H, W] uint8."""
-    video = batch["video"][:clips]
+    """uint8 [3, clips * H, T * W]: frames of the first clips of a batch, a row each.
+
+    The batch holds `video`, or `pixels` where clips are masked: [B, T, 3, H, W] uint8.
+    """
+    video = batch["video" if "video" in batch else "pixels"][:clips]
     n, t, c, h, w = video.shape
     return video.permute(2, 0, 3, 1, 4).reshape(c, n * h, t * w).numpy()
 

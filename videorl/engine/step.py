@@ -72,7 +72,15 @@ def call(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
             f"{type(unwrap(model)).__name__} reads {', '.join(missing)}, but the data set gives"
             f" {', '.join(sorted(batch))}: choose another model or data set (with MASK.RATIO above 0 clips are masked)"
         )
-    outputs = model(**{name: batch[name] for name in names if name in batch})
+    try:
+        outputs = model(**{name: batch[name] for name in names if name in batch})
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "batch norm needs more than one value of each channel: expected two videos or more in a micro-batch of a"
+            " process, found one; raise TRAIN.BATCH_SIZE (and lower GRAD_ACCU_NUM_BATCH)"
+        ) from None
     return {name: value.float() for name, value in outputs.items()}
 
 

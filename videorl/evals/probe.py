@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from videorl.evals.views import check_unmasked
 from videorl.metrics.probe import svm_scores
 from videorl.registry import EVALS, UserError
 
@@ -21,6 +22,7 @@ class Probe:
     """
 
     def __init__(self, spec, *, c: float = 100.0):
+        check_unmasked(spec, "probe")
         if c <= 0:
             raise UserError(f"C {c}: expected more than 0")
         self.views, self.c = spec.views.clips * spec.views.crops, c

@@ -5,15 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videorl.metrics.pixels import painted, patches, restored, standardised
-from videorl.registry import EVALS
+from videorl.metrics.pixels import painted, patches, places, restored, standardised, unseen
+from videorl.registry import EVALS, UserError
 from videorl.spec import Spec
 
 SHOWN, FRAMES, SIDE = 8, 8, 112  # clips that are kept as pictures, their frames, and their side in pixels
 GREY = 0.5  # of what is hidden
 
 
-@EVALS.register("reconstruction")
+@EVALS.register("reconstruction", normalise="MASK.NORMALISE")
 class Reconstruction:
     """Squared error of the predicted pixels, against predicting of each patch its mean colour.
 
@@ -22,10 +22,15 @@ class Reconstruction:
     colour, as in VideoMAE, where the baseline is 0 and its error about 1; or pixels in 0..1.
 
     Keys:
-        normalise: the model predicts standardised pixels; as NORMALISE of the loss that trained it
+        normalise: the model predicts standardised pixels
     """
 
     def __init__(self, spec: Spec, *, normalise: bool = True):
+        if not spec.masking.ratio:
+            raise UserError(
+                "EVALS: reconstruction reads masked clips, found MASK.RATIO 0; set it to that of the pre-training, or"
+                " name another evaluation, such as views"
+            )
         self.views = spec.views.clips * spec.views.crops
         self.masking, self.patch, self.normalise = spec.masking, spec.patch, normalise
         self.pictures: dict[int, Tensor] = {}  # sample index -> uint8 [4, F, 3, S, S]
@@ -89,7 +94,7 @@ def errors(
     """
     target = patches(pixels, masked, patch)  # [B, M, P]
     target = standardised(target) if normalise else target
-    counted = ~(masked[:, :, None] == visible[:, None]).any(2)  # [B, M]
+    counted = unseen(masked, visible)  # [B, M]
     from_mean = _by_colour(target) - _by_colour(target).mean(2, keepdim=True)
     summed = {
         k: d.double().square().sum(2) for k, d in (("error", predicted - target), ("baseline", from_mean.flatten(2)))
@@ -132,8 +137,8 @@ def _with_statistics_near(
     predicted: Tensor, masked: Tensor, seen: Tensor, visible: Tensor, grid: tuple[int, int]
 ) -> Tensor:
     """Standardised `predicted` `[B, M, P]` with mean and contrast of the `seen` patches `[B, V, P]` nearby."""
-    places = [_places(index, grid) for index in (masked, visible)]
-    weights = (torch.cdist(*places).clamp(min=1e-3)) ** -4  # [B, M, V]
+    positions = [torch.stack(places(index, *grid), dim=2).float() for index in (masked, visible)]  # [B, M or V, 3]
+    weights = (torch.cdist(*positions).clamp(min=1e-3)) ** -4  # [B, M, V]
     weights = weights / weights.sum(2, keepdim=True)
     variance, mean = torch.var_mean(_by_colour(seen), dim=2)  # [B, V, 3]
     mean, spread = ((weights @ of_seen)[:, :, None] for of_seen in (mean, variance.sqrt()))
@@ -143,12 +148,6 @@ def _with_statistics_near(
 def _by_colour(patches: Tensor) -> Tensor:
     """[B, K, P] -> [B, K, P / 3, 3]."""
     return patches.unflatten(2, (-1, 3))
-
-
-def _places(index: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[B, K, 3] time, row and column of tokens."""
-    rows, columns = grid
-    return torch.stack([index // (rows * columns), index // columns % rows, index % columns], dim=2).float()
 
 
 def reduced(clips: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ class Views:
     """
 
     def __init__(self, spec, *, ensemble: str, activation: str, head: str = ""):
+        check_unmasked(spec, "views")
         if ensemble not in ("sum", "max"):
             raise UserError(f"DATA.ENSEMBLE_METHOD {ensemble!r}: expected sum or max")
         if activation not in ("softmax", "sigmoid"):
@@ -56,6 +57,15 @@ class Views:
         if self.foreign:
             return {}, {"index": index, "labels": np.full(len(index), -1), "scores": scores}
         return _metrics(scores, labels), {"index": index, "labels": labels, "scores": scores}
+
+
+def check_unmasked(spec, name: str) -> None:
+    """Raises `UserError` where clips are masked, which the evaluation `name` cannot read."""
+    if spec.masking.ratio:
+        raise UserError(
+            f"EVALS: {name} reads whole clips, found MASK.RATIO {spec.masking.ratio}; name reconstruction as the"
+            " evaluation, or turn it off (TRAIN.EVAL_PERIOD 0, TEST.ENABLE False)"
+        )
 
 
 def _metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

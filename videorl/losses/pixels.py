@@ -6,12 +6,12 @@ Tong et al., VideoMAE, NeurIPS 2022; with a mask for the decoder too, Wang et al
 import torch
 from torch import Tensor, nn
 
-from videorl.metrics.pixels import patches, standardised
+from videorl.metrics.pixels import patches, standardised, unseen
 from videorl.registry import LOSSES
 from videorl.spec import Spec
 
 
-@LOSSES.register("masked_pixels")
+@LOSSES.register("masked_pixels", normalise="MASK.NORMALISE")
 class MaskedPixels(nn.Module):
     """Mean squared error over the pixels of a token, summed over the predicted tokens that the encoder did not see.
 
@@ -38,9 +38,3 @@ class MaskedPixels(nn.Module):
         """[B, M, P]."""
         values = patches(pixels, masked, self.patch)
         return standardised(values, self.channels) if self.normalise else values
-
-
-def unseen(masked: Tensor, visible: Tensor) -> Tensor:
-    """[B, M] bool: which of the tokens `masked` [B, M] are not among `visible` [B, V]; both ascending."""
-    place = torch.searchsorted(visible, masked).clamp(max=visible.shape[1] - 1)
-    return visible.gather(1, place) != masked

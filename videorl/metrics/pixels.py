@@ -35,6 +35,17 @@ def painted(pixels: Tensor, index: Tensor, values: Tensor, patch: Grid) -> Tenso
     return pixels
 
 
+def places(index: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Time, row and column of tokens `index` on a grid of so many rows and columns, each of the shape of `index`."""
+    return index // (rows * columns), index // columns % rows, index % columns
+
+
+def unseen(masked: Tensor, visible: Tensor) -> Tensor:
+    """[B, M] bool: which of the tokens `masked` [B, M] are not among `visible` [B, V]; both ascending."""
+    place = torch.searchsorted(visible, masked).clamp(max=visible.shape[1] - 1)
+    return visible.gather(1, place) != masked
+
+
 def standardised(patches: Tensor, colours: int = 3) -> Tensor:
     """`[..., P]` with (x - mean) / (sqrt(unbiased variance) + 1e-6) taken over each patch and colour."""
     centred, _, spread = _moments(patches, colours)
@@ -56,9 +67,8 @@ def _cells(pixels: Tensor, patch: Grid) -> Tensor:
 
 def _place(index: Tensor, cells: Tensor) -> tuple[Tensor, ...]:
     """Sample, time, row and column of the tokens `[B, K]` among cells, each of a shape that broadcasts to `[B, K]`."""
-    rows, columns = cells.shape[2:4]
     sample = torch.arange(len(index), device=index.device)[:, None]
-    return sample, index // (rows * columns), index // columns % rows, index % columns
+    return sample, *places(index, *cells.shape[2:4])
 
 
 def _moments(patches: Tensor, colours: int) -> tuple[Tensor, Tensor, Tensor]:

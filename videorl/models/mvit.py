@@ -270,6 +270,15 @@ class DropPath(nn.Module):
         return x * (kept / (1 - self.rate))
 
 
+def check_clip(model: nn.Module, clips: Tensor) -> None:
+    """Raises `UserError` where `clips` have another shape than `model.clip`, the one that the model is built for."""
+    if (found := tuple(clips.shape[1:])) != model.clip:
+        raise UserError(
+            f"{type(model).__name__} was built for clips {model.clip}, found {found}: expected one shape to train and"
+            " to test; set DATA.TEST_CROP_SIZE to DATA.TRAIN_CROP_SIZE, or change DATA.NUM_FRAMES"
+        )
+
+
 def scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
     return x if gamma is None else x * gamma
 
@@ -514,8 +523,7 @@ class MViT(nn.Module):
 
     def forward(self, video: Tensor) -> dict[str, Tensor]:
         """`[B, channels, T, H, W]` to raw logits `[B, classes]` and features `[B, D]`."""
-        if tuple(video.shape[1:]) != self.clip:
-            raise UserError(f"MViT was built for clips {self.clip}, found {tuple(video.shape[1:])}; set DATA to match")
+        check_clip(self, video)
         x = self.embed(video)
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if self.act_checkpoint and self.training else block(x)

@@ -9,9 +9,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from videorl.data.masks import token_grid
 from videorl.metrics.pixels import patches
-from videorl.models.mvit import EPS
-from videorl.models.vit import Blocks, PatchEmbed, resize_positions, sincos_positions, token_grid
+from videorl.models.mvit import EPS, check_clip
+from videorl.models.vit import Blocks, PatchEmbed, resize_positions, sincos_positions
 from videorl.registry import MODELS, UserError
 from videorl.spec import Spec
 
@@ -22,7 +23,7 @@ class Encoder(nn.Module):
     def __init__(self, spec: Spec, dim: int, **blocks):
         super().__init__()
         self.patch_embed = PatchEmbed(spec.clip.channels, dim, spec.patch)
-        self.register_buffer("positions", sincos_positions(token_grid(spec), dim))
+        self.register_buffer("positions", sincos_positions(token_grid(spec, spec.clip.train_size), dim))
         self.blocks = Blocks(dim, **blocks)
         self.norm = nn.LayerNorm(dim, EPS)
 
@@ -38,7 +39,7 @@ class Decoder(nn.Module):
 
     def __init__(self, spec: Spec, dim: int, **blocks):
         super().__init__()
-        self.register_buffer("positions", sincos_positions(token_grid(spec), dim))
+        self.register_buffer("positions", sincos_positions(token_grid(spec, spec.clip.train_size), dim))
         self.blocks = Blocks(dim, **blocks)
         self.norm = nn.LayerNorm(dim, EPS)
         self.head = nn.Linear(dim, spec.clip.channels * math.prod(spec.patch))
@@ -103,10 +104,7 @@ class VideoMAE(nn.Module):
 
     def forward(self, pixels: Tensor, visible: Tensor, masked: Tensor) -> dict[str, Tensor]:
         """Clips `[B, T, C, H, W]` in 0..255 and token numbers `[B, V]`, `[B, M]` to the latter's pixels `[B, M, P]`."""
-        if tuple(pixels.shape[1:]) != self.clip:
-            raise UserError(
-                f"VideoMAE was built for clips {self.clip}, found {tuple(pixels.shape[1:])}; set DATA to match"
-            )
+        check_clip(self, pixels)
         seen = patches(pixels, visible, self.patch).unflatten(2, (-1, len(self.mean)))
         seen = ((seen - self.mean) / self.std).flatten(2)
         encoded = self.encoder_to_decoder(self.encoder(seen, visible))

@@ -12,21 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from videorl.data.masks import token_grid
 from videorl.models.heads import Mlp, class_head
-from videorl.models.mvit import EPS, DropPath, Grid
+from videorl.models.mvit import EPS, DropPath, Grid, check_clip
 from videorl.registry import MODELS, UserError
 from videorl.spec import Spec
-
-
-def token_grid(spec: Spec) -> Grid:
-    """Tokens of a training clip along time, rows and columns."""
-    clip = (spec.clip.frames, spec.clip.train_size, spec.clip.train_size)
-    if any(size % patch for size, patch in zip(clip, spec.patch)):
-        raise UserError(
-            f"clips of frames, rows, columns {clip}: expected multiples of MODEL.PATCH_SIZE {tuple(spec.patch)};"
-            " change DATA.NUM_FRAMES, DATA.TRAIN_CROP_SIZE or MODEL.PATCH_SIZE"
-        )
-    return tuple(size // patch for size, patch in zip(clip, spec.patch))
 
 
 def sincos_positions(grid: Grid, dim: int) -> Tensor:
@@ -101,7 +91,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, EPS)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, EPS)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), dim)
+        self.mlp = Mlp(dim, round(dim * mlp_ratio), dim)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,7 +138,7 @@ class ViT(nn.Module):
         head_init_scale: float = 1.0,
     ):
         super().__init__()
-        self.patch, grid = tuple(spec.patch), token_grid(spec)
+        self.patch, grid = tuple(spec.patch), token_grid(spec, spec.clip.train_size)
         self.clip = (spec.clip.channels, spec.clip.frames, spec.clip.train_size, spec.clip.train_size)
         self.patch_embed = PatchEmbed(spec.clip.channels, embed_dim, self.patch)
         self.register_buffer("positions", sincos_positions(grid, embed_dim))
@@ -176,8 +166,7 @@ class ViT(nn.Module):
 
     def forward(self, video: Tensor) -> dict[str, Tensor]:
         """`[B, C, T, H, W]` to raw logits `[B, classes]` and features `[B, D]`."""
-        if tuple(video.shape[1:]) != self.clip:
-            raise UserError(f"ViT was built for clips {self.clip}, found {tuple(video.shape[1:])}; set DATA to match")
+        check_clip(self, video)
         x = self.patch_embed(self._patches(video))
         x = x + self.positions.flatten(0, 2).type_as(x)
         features = self.fc_norm(self.blocks(x).mean(1))

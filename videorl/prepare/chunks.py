@@ -1,7 +1,7 @@
 """Cuts all videos of a folder or of lists into chunks: many processes, many machines, in as many runs as it takes.
 
-In the output folder `a/b.mp4` becomes `a/b_00000.mp4`, `a/b_00001.mp4`, … (a whole video: `a/b.mp4`). See `record.py`
-for the other files there. A source is finished or not: nothing of one that fails stays.
+In the output folder `a/b.mp4` becomes `a/b_00000.mp4`, `a/b_00001.mp4`, … (a whole video: `a/b.mp4`), and
+its frames 10 to 19 become `a/b_10-20_00000.mp4`, …. See `record.py` for the other files there. A source is finished or not: nothing of one that fails stays.
 """
 
 import errno
@@ -9,13 +9,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import av
 
 from videorl.data.labelled import check_inside, read_lines
+from videorl.data.listed import Layout, Part, detect
 from videorl.data.loader import Workers
 from videorl.data.quarantine import Bad
 from videorl.data.video import VideoError
@@ -31,33 +33,38 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass(frozen=True)
 class Sources:
-    """What is to be cut: paths that start from `root`, each once, and the lists that chunks get.
+    """What is to be cut: files below `root`, whole or in part, and the lists that chunks get.
 
-    `lists`: name of the csv to write -> rows of (path, label as it is written). `missing`: files of the folder that
+    `parts`: by name, each once; the name of a part of a file is `path[first:stop]`. `lists`: name of the csv to write
+    -> rows of (name of the source, separator and label as the list has them). `missing`: files of the folder that
     cannot be looked at, and why.
     """
 
     root: Path
-    paths: list[str]
+    parts: dict[str, Part]
     lists: dict[str, list[tuple[str, str]]]
-    separator: str = " "
     missing: dict[str, str] = field(default_factory=dict)
 
 
 def read_sources(inputs: Sequence[Path], root: str, separator: str, out: Path) -> Sources:
-    """The videos of one folder, or of csv files with lines `path label` or `path`. Raises `UserError`."""
+    """The videos of one folder, or of csv files. Raises `UserError`.
+
+    A csv has the layouts of `video_list` (videorl/data/listed.py) with video files, of which the frames that it names
+    are cut; or lines `path`, or `path label` with several labels `1,2`. A `separator` says that its lines are such.
+    """
     if len(inputs) == 1 and inputs[0].is_dir():
         return _of_folder(inputs[0], root, separator, out)
-    lists = {}
+    parts, lists = {}, {}
     for file in inputs:
         if file.is_dir() or file.name in lists:
             raise UserError(f"{file}: expected one folder, or csv files of different names")
-        lists[file.name] = _rows(file, separator)
+        rows = _rows(file, separator)
+        parts |= {_name(part): part for part, _ in rows}
+        lists[file.name] = [(_name(part), label) for part, label in rows]
     folder = Path(root or inputs[0].parent)
     if not folder.is_dir():
         raise UserError(f"--root {folder} is no folder; name the one that the paths in {inputs[0]} start from")
-    paths = list(dict.fromkeys(path for rows in lists.values() for path, _ in rows))
-    return _checked(Sources(folder, paths, lists, separator))
+    return _checked(Sources(folder, parts, lists))
 
 
 def _of_folder(folder: Path, root: str, separator: str, out: Path) -> Sources:
@@ -66,43 +73,88 @@ def _of_folder(folder: Path, root: str, separator: str, out: Path) -> Sources:
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"--out {out} lies in {folder}, whose videos are cut; choose a folder elsewhere")
     files, missing = find(folder)
-    paths = [file.path for file in files]
-    return _checked(Sources(folder, paths, {"videos.csv": [(p, UNLABELLED) for p in paths]}, separator, missing))
+    parts = {file.path: Part(file.path) for file in files}
+    rows = [(path, (separator or " ") + UNLABELLED) for path in parts]
+    return _checked(Sources(folder, parts, {"videos.csv": rows}, missing))
 
 
-def _rows(file: Path, separator: str) -> list[tuple[str, str]]:
-    rows, labelled = [], None
-    for number, line in read_lines(file):
-        path, found, label = line.rstrip().rpartition(separator)
-        has_label = bool(found and path.strip() and re.fullmatch(r"[0-9]+(,[0-9]+)*", label))
-        if labelled not in (None, has_label):
-            raise UserError(
-                f"{file}: line {number}: expected `path{separator}label` in all lines or in none: {line[:60]!r}"
-            )
-        labelled, path = has_label, (path if has_label else line).strip()
+def _rows(file: Path, separator: str) -> list[tuple[Part, str]]:
+    """The source of each line, with separator and label for its chunks."""
+    lines = read_lines(file)
+    if not lines:
+        raise UserError(f"{file} holds no rows; expected lines `path{separator or ' '}label`")
+    read, rows = _reader([line for _, line in lines], separator), []
+    for number, line in lines:
         try:
-            check_inside(path)
-        except ValueError:
-            raise UserError(f"{file}: line {number}: {path[:60]!r} leaves --root; expected a path below it") from None
-        rows.append((os.path.normpath(path), label if has_label else UNLABELLED))
-    if not rows:
-        raise UserError(f"{file} holds no rows; expected lines `path{separator}label`")
+            part, label = read(line)
+        except ValueError as error:
+            raise UserError(f"{file}: line {number}: {error}") from None
+        rows.append((_below(part, f"{file}: line {number}"), label))
     return rows
 
 
+def _below(part: Part, where: str) -> Part:
+    try:
+        check_inside(part.path)
+    except ValueError:
+        raise UserError(f"{where}: {part.path[:60]!r} leaves --root; expected a path below it") from None
+    return Part(os.path.normpath(part.path), part.first, part.stop)
+
+
+def _reader(lines: Sequence[str], separator: str) -> Callable[[str], tuple[Part, str]]:
+    """How the lines of a list are read."""
+    ends_in_number = re.search(r"\S[\s,]\s*-?[0-9]{1,9}\s*$", lines[0])
+    several = any(re.search(r"[^\s,]\s+[0-9]+(,[0-9]+)+\s*$", line) for line in lines)
+    if ends_in_number and not (separator or several):
+        return partial(_of_layout, detect(lines[0], None, allow_outside=True))
+    separator = separator or " "
+    return partial(_of_path, separator, _label(separator, lines[0]) is not None)
+
+
+def _of_layout(layout: Layout, line: str) -> tuple[Part, str]:
+    part, _ = layout.parse(line)
+    if part.folder:
+        raise ValueError(
+            f"expected a video file, found a folder of frames: {line.strip()[:60]!r}; where these lines are `path label`,"
+            " give --separator"
+        )
+    label = UNLABELLED
+    if "label" in layout.columns:  # it and what is behind it are numbers, so only the path may hold separators
+        label = re.split(r"[\s,]+", line.strip())[layout.columns.index("label") - len(layout.columns)]
+    return part, ("," if layout.comma else " ") + label
+
+
+def _of_path(separator: str, labelled: bool, line: str) -> tuple[Part, str]:
+    label = _label(separator, line)
+    if labelled != (label is not None):
+        raise ValueError(f"expected `path{separator}label` in all lines or in none: {line[:60]!r}")
+    path = line.rstrip().removesuffix(separator + label) if labelled else line
+    return Part(path.strip()), separator + (label or UNLABELLED)
+
+
+def _label(separator: str, line: str) -> str | None:
+    path, found, label = line.rstrip().rpartition(separator)
+    return label if found and path.strip() and re.fullmatch(r"[0-9]+(,[0-9]+)*", label) else None
+
+
 def _checked(sources: Sources) -> Sources:
-    """Raises `UserError` where two videos would become files of the same names."""
+    """Raises `UserError` where two sources would become files of the same names."""
     stems: dict[str, str] = {}
-    for path in sources.paths:
-        if (other := stems.setdefault(stem_of(path), path)) != path:
-            raise UserError(f"{other} and {path} would become files of the same name; rename one")
+    for name, part in sources.parts.items():
+        if (other := stems.setdefault(stem_of(part), name)) != name:
+            raise UserError(f"{other} and {name} would become files of the same name; rename one")
     return sources
 
 
-def stem_of(path: str) -> str:
-    """A path without the ending of a video file."""
-    stem, ending = os.path.splitext(path)
-    return stem if ending.lower() in EXTENSIONS else path
+def _name(part: Part) -> str:
+    return part.path if part.stop < 0 else f"{part.path}[{part.first}:{part.stop}]"
+
+
+def stem_of(part: Part) -> str:
+    """The path of a source without the ending of a video file; of a part of it with `_first-stop`."""
+    stem, ending = os.path.splitext(part.path)
+    stem = stem if ending.lower() in EXTENSIONS else part.path
+    return stem if part.stop < 0 else f"{stem}_{part.first}-{part.stop}"
 
 
 # ---------------------------------------------------------------------------------------------------------------- work
@@ -114,15 +166,17 @@ class Cutter:
 
     root: Path
     out: Path
-    parts: Path
+    making: Path
     encoding: Encoding
+    parts: dict[str, Part]
 
     def __call__(self, source: str, pulse: Pulse) -> list[dict]:
-        folder = self.parts / str(os.getpid())
+        folder, part = self.making / str(os.getpid()), self.parts[source]
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            return self._publish(source, cut(str(self.root / source), folder, self.encoding, pulse))
+            chunks = cut(str(self.root / part.path), folder, self.encoding, pulse, part.first, part.stop)
+            return self._publish(source, stem_of(part), chunks)
         except VideoError as error:
             if getattr(error.__cause__, "errno", None) in DISK:
                 raise UserError(f"{self.out}: {error.reason}; make room and give the same command again") from None
@@ -130,12 +184,12 @@ class Cutter:
         except OSError as error:  # of the folder: what is wrong with a video is a VideoError
             raise UserError(f"{self.out}: {error}") from None
 
-    def _publish(self, source: str, chunks: list) -> list[dict]:
-        (self.out / source).parent.mkdir(parents=True, exist_ok=True)
+    def _publish(self, source: str, stem: str, chunks: list) -> list[dict]:
+        (self.out / stem).parent.mkdir(parents=True, exist_ok=True)
         rows = []
         for chunk in chunks:
             number = f"_{chunk.number:05d}" if self.encoding.seconds else ""
-            path = f"{stem_of(source)}{number}.mp4"
+            path = f"{stem}{number}.mp4"
             os.replace(chunk.file, self.out / path)
             where = {"path": path, "source": source, "chunk": chunk.number, "chunks": len(chunks)}
             rows.append({**where, **{key: getattr(chunk, key) for key in FACTS}})
@@ -155,11 +209,11 @@ def prepare(
     claim(out, {"root": str(sources.root.resolve()), **encoding.as_dict()})
     with Record(out, shard) as record:
         before = finished(out)
-        mine = shard.of(sources.paths)
+        mine = shard.of(list(sources.parts))
         todo = [source for source in mine if source not in before]
         for source, reason in sources.missing.items() if shard.number == 0 else ():
             record.add_bad(source, Bad(-1, source, reason.removeprefix("open: "), "open"))
-        cutter = Cutter(sources.root, out, record.parts, encoding)
+        cutter = Cutter(sources.root, out, record.parts, encoding, sources.parts)
         bad = 0
         for i, result in each(todo, cutter, workers, progress):
             if isinstance(result, Bad):
@@ -188,23 +242,23 @@ class Outcome:
 
 
 def _finish(sources: Sources, out: Path, outcome: Outcome) -> Outcome:
-    rows, paths = finished(out), set(sources.paths) | set(sources.missing)
+    rows, paths = finished(out), set(sources.parts) | set(sources.missing)
     outcome.unreadable = {s: row for s, row in unreadable(out).items() if s in paths and s not in rows}
     outcome.left = len(paths - set(rows) - set(outcome.unreadable))
-    outcome.chunks = sum(len(rows[s]) for s in sources.paths if s in rows)
+    outcome.chunks = sum(len(rows[s]) for s in sources.parts if s in rows)
     if not outcome.left:
         merged = [row for source in sorted(rows) for row in rows[source]]
         _write(out / "manifest.jsonl", [json.dumps(row) for row in merged], outcome)
         _write(out / "bad.jsonl", [json.dumps(row) for row in outcome.unreadable.values()], outcome)
         for name, listed in sources.lists.items():
-            _write(out / name, list(_chunk_rows(listed, rows, sources.separator)), outcome)
+            _write(out / name, list(_chunk_rows(listed, rows)), outcome)
     return outcome
 
 
-def _chunk_rows(listed: Sequence[tuple[str, str]], rows: Rows, separator: str) -> Iterator[str]:
+def _chunk_rows(listed: Sequence[tuple[str, str]], rows: Rows) -> Iterator[str]:
     for source, label in listed:
         for row in rows.get(source, ()):
-            yield f"{row['path']}{separator}{label}"
+            yield row["path"] + label
 
 
 def _write(file: Path, lines: list[str], outcome: Outcome) -> None:

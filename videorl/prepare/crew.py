@@ -7,6 +7,7 @@ from functools import partial
 from videorl.data.loader import IDLE, Job, Loaded, Pool, Worker, Workers
 from videorl.data.quarantine import Bad
 from videorl.data.video import VideoError
+from videorl.registry import UserError
 
 Pulse = Callable[[], None]
 Work = Callable[[str, Pulse], object]
@@ -75,3 +76,9 @@ class _Crew(Pool):
             self._receive(ready, 0)
             yield from ready.items()
             left -= len(ready)
+
+    def _count_idle(self, how: str) -> None:
+        try:
+            super()._count_idle(how)
+        except UserError:
+            raise UserError(f"workers keep dying before any video ({how}; out of memory?): lower --workers") from None

@@ -64,7 +64,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A finished file: the number of its stretch of the video, seconds from the first frame on, and what it holds."""
+    """A finished file: the number of its stretch of the source, seconds from its first frame on, and what it holds."""
 
     file: Path
     number: int
@@ -118,26 +118,32 @@ def fitted(width: int, height: int, short_side: int) -> tuple[int, int]:
 # ---------------------------------------------------------------------------------------------------------------- work
 
 
-def cut(path: str, folder: Path, encoding: Encoding, pulse: Callable[[], None]) -> list[Chunk]:
+def cut(
+    path: str, folder: Path, encoding: Encoding, pulse: Callable[[], None], first: int = 0, stop: int = -1
+) -> list[Chunk]:
     """Writes the chunks of a video to `folder`, checks each, and says what they are: all, or it raises `VideoError`.
 
-    `pulse` is called for every frame that is decoded.
+    The source is the whole video, or its frames `first` … `stop` - 1; what lies behind them is not decoded. A video
+    that ends before `stop` ends them. `pulse` is called for every frame that is decoded.
     """
     ticks, end, rate = _listed(path, encoding.fps)
+    count = len(ticks)
+    ticks, end = _part(path, ticks, end, first, stop)
     shots = timeline(ticks, end, encoding.seconds, encoding.fps)
     ends = [*[shot.tick for shot, before in zip(shots[1:], shots) if shot.chunk > before.chunk], end]
     chunks = []
-    pictures = _Pictures(path, len(ticks), encoding.short_side, pulse)
+    pictures = _Pictures(path, count, encoding.short_side, pulse)
     try:
         for (number, group), stop in zip(itertools.groupby(shots, key=lambda shot: shot.chunk), ends):
             group = list(group)
             file, start = folder / f"{number:05d}.mp4", group[0].tick
-            _write(path, file, pictures, [(s.frame, s.tick - start) for s in group], rate, encoding)
+            _write(path, file, pictures, [(first + s.frame, s.tick - start) for s in group], rate, encoding)
             _verify(path, file, [s.tick - start for s in group], pictures.size, pulse)
             length, sha256 = _hash(file)
             span = start / TICKS, stop / TICKS
             chunks.append(Chunk(file, number, *span, len(group), *pictures.size, length, sha256))
-        pictures.finish()
+        if stop < 0:
+            pictures.finish()
     finally:
         pictures.close()
     return chunks
@@ -154,6 +160,15 @@ def _listed(path: str, fps: Fraction | None) -> tuple[list[int], int, Fraction]:
     ticks = np.rint((times - times[0]) * TICKS).astype(np.int64).tolist()
     shown = fps or max(Fraction(rate).limit_denominator(1001), Fraction(1, 1001))
     return ticks, ticks[-1] + max(1, round(TICKS / rate)), shown
+
+
+def _part(path: str, ticks: list[int], end: int, first: int, stop: int) -> tuple[list[int], int]:
+    """Times of frames `first` … `stop` - 1 and of their end, from the first of them on."""
+    stop = len(ticks) if stop < 0 else min(stop, len(ticks))
+    if first >= stop:
+        raise VideoError(path, "index", f"the list names frame {first} of {len(ticks)}")
+    end = ticks[stop] if stop < len(ticks) else end
+    return [tick - ticks[first] for tick in ticks[first:stop]], end - ticks[first]
 
 
 class _Pictures:
