@@ -5,9 +5,9 @@
     … --num_shards 4 --shard_id 0                                                     on the first of four machines
 
 Every chunk is encoded as H.264 without sound, read again and listed in OUT/manifest.jsonl with its SHA-256; lists get
-the labels of their chunks (a folder: videos.csv, label 0). Of `path label sframe eframe` only frames sframe to eframe - 1
-are cut. The same command again goes on where it was; videos that
-cannot be read are listed in OUT/bad.jsonl and tried again then. The last shard to end writes the merged files.
+the labels of their chunks (a folder: videos.csv, label 0). Of a line `path label sframe eframe` only frames sframe to
+eframe - 1 are cut. The same command again goes on where it was; videos that cannot be read are listed in OUT/bad.jsonl
+and tried again then. The last shard to end writes the merged files.
 Exit codes: 0 done, 1 done but for bad videos, 2 a mistake in the command.
 """
 

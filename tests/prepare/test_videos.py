@@ -274,7 +274,8 @@ def test_of_a_part_only_its_frames_are_cut(videos, tmp_path, run):
     part = rows["a/one_7-40_00000.mp4"]
     assert (part["source"], part["start"], part["frames"]) == ("a/one.mp4[7:40]", 0, 33)
     assert part["end"] == pytest.approx(33 / 30)
-    assert "0 videos cut, 3 were finished before, 1 bad" in run(tmp_path / "train.csv", "--root", videos, "--out", out)[1]
+    told = run(tmp_path / "train.csv", "--root", videos, "--out", out)[1]
+    assert "0 videos cut, 3 were finished before, 1 bad" in told
 
 
 @pytest.mark.parametrize(

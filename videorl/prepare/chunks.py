@@ -1,7 +1,8 @@
 """Cuts all videos of a folder or of lists into chunks: many processes, many machines, in as many runs as it takes.
 
-In the output folder `a/b.mp4` becomes `a/b_00000.mp4`, `a/b_00001.mp4`, … (a whole video: `a/b.mp4`), and
-its frames 10 to 19 become `a/b_10-20_00000.mp4`, …. See `record.py` for the other files there. A source is finished or not: nothing of one that fails stays.
+In the output folder `a/b.mp4` becomes `a/b_00000.mp4`, `a/b_00001.mp4`, … (a whole video: `a/b.mp4`), and its frames
+10 to 19 become `a/b_10-20_00000.mp4`, …. See `record.py` for the other files there. A source is finished or not:
+nothing of one that fails stays.
 """
 
 import errno
@@ -115,8 +116,8 @@ def _of_layout(layout: Layout, line: str) -> tuple[Part, str]:
     part, _ = layout.parse(line)
     if part.folder:
         raise ValueError(
-            f"expected a video file, found a folder of frames: {line.strip()[:60]!r}; where these lines are `path label`,"
-            " give --separator"
+            f"expected a video file, found a folder of frames: {line.strip()[:60]!r};"
+            " if these lines are `path label`, give --separator"
         )
     label = UNLABELLED
     if "label" in layout.columns:  # it and what is behind it are numbers, so only the path may hold separators
