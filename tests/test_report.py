@@ -291,7 +291,8 @@ def test_a_resumed_run_counts_the_last_line_of_a_step(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.93, "93.0 %"), (1, "100.0 %"), (12.5, "12.5"), (math.nan, "NaN"), (None, "–")]
+    ("value", "text"),
+    [(0.93, "93.0 %"), (-0.0036, "-0.4 %"), (1, "100.0 %"), (12.5, "12.5"), (math.nan, "NaN"), (None, "–")],
 )
 def test_fractions_are_shown_as_percent(value, text):
     assert percent(value) == text

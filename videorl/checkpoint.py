@@ -25,6 +25,7 @@ log = logging.getLogger("videorl")
 
 NAME = re.compile(r"^checkpoint_epoch_(\d{5})(?:_step_(\d{7}))?\.pyth$")
 BEST = "best.pyth"
+PUBLISHED = ("model.safetensors", "pytorch_model.bin")  # what transformers calls its files, config.json beside them
 
 
 # numpy's own array and type cannot be allowed in a file: called with a buffer and the type "object" they take its bytes
@@ -156,11 +157,13 @@ def read(file: Path) -> dict:
     """The content of a checkpoint, on the CPU. Raises `UserError` if it is missing, damaged, or holds more than data.
 
     A `.safetensors` file gives its tensors by name; any other file is taken for one of `torch.save`. Nothing in it is
-    executed: `weights_only=True` with a short list of plain types.
+    executed: `weights_only=True` with a short list of plain types. A folder stands for the file of transformers in it;
+    what such a file's `config.json` says is the entry of that name.
     """
+    if file.is_dir():
+        file = _file_in(file)
     if not file.is_file():
-        found = "is a folder; name a file in it" if file.is_dir() else "does not exist"
-        raise UserError(f"checkpoint {file} {found}")
+        raise UserError(f"checkpoint {file} does not exist")
     if reason := damage(file):
         raise UserError(f"checkpoint {file} is damaged: {reason}; take another one")
     try:
@@ -169,7 +172,24 @@ def read(file: Path) -> dict:
         raise UserError(f"checkpoint {file} cannot be read: {_reason(file, error)}") from None
     if not isinstance(state, dict):
         raise UserError(f"checkpoint {file}: expected a dict, found a {type(state).__name__}")
+    settings = file.with_name("config.json")
+    if file.suffix in (".safetensors", ".bin") and settings.is_file():
+        state["config.json"] = _settings(settings)
     return state
+
+
+def _file_in(folder: Path) -> Path:
+    for name in PUBLISHED:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"checkpoint {folder} is a folder without {' or '.join(PUBLISHED)}; name a file in it")
+
+
+def _settings(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read ({type(error).__name__}): mend it, or move it away") from None
 
 
 def _load(file: Path) -> object:

@@ -201,7 +201,8 @@ def test_a_flat_table_of_the_published_size_is_of_the_published_grid():
     source = random(vit(16, 224))
     model, again = vit(64, 112), vit(64, 112)  # 32 x 7 x 7 tokens, as many as 8 x 14 x 14
     _, audit = convert.fit(model, published(source, tables=True), "x.pth", testing=True)
-    assert audit.interpolated == ["positions"]
+    assert audit.interpolated == {"positions": "(8, 14, 14) -> (32, 7, 7)"}
+    assert re.search(r"interpolated +1  positions \(8, 14, 14\) -> \(32, 7, 7\)\n", audit.text() + "\n")
     convert.load(model, published(source, tables=True), "x.pth", testing=True)
     convert.load(again, source.state_dict(), "ours.pyth", testing=True)
     assert same(model, again)
@@ -212,7 +213,7 @@ def test_our_own_pre_trained_file_for_fine_tuning(size, said):
     source, model = random(videomae()), vit(8, size, (2, 8, 8), depth=2)
     state = {"epoch": 3, "model_state": source.state_dict(), "classes": {}}
     _, audit = convert.fit(model, state, "ours.pyth")
-    assert audit.interpolated == (["positions"] if size == 48 else [])
+    assert audit.interpolated == ({"positions": "(4, 4, 4) -> (4, 6, 6)"} if size == 48 else {})
     convert.load(model, state, "ours.pyth")
     assert same(model.blocks, source.encoder.blocks)
     assert same(model.patch_embed, source.encoder.patch_embed)
@@ -254,7 +255,7 @@ def test_what_is_no_safetensors_file(tmp_path, content):
     with pytest.raises(UserError, match=f"^checkpoint {file} cannot be read: it is no whole file of safetensors") as e:
         checkpoint.read(file)
     assert "\n" not in str(e.value)
-    with pytest.raises(UserError, match="is a folder; name a file in it"):
+    with pytest.raises(UserError, match="is a folder without model.safetensors or pytorch_model.bin; name a file"):
         checkpoint.read(tmp_path)
 
 
@@ -309,6 +310,43 @@ def test_transformers_pre_trained_file_for_fine_tuning(said):
     assert same(model.blocks, source.encoder.blocks)
     assert torch.equal(model.positions, source.encoder.positions)
     assert said.records[-1].levelname == "INFO"
+
+
+@pytest.mark.parametrize("make", [vit, videomae])
+@pytest.mark.parametrize("name", checkpoint.PUBLISHED)
+def test_config_json_of_transformers_says_the_grid_of_the_positions(tmp_path, make, name, said):
+    from safetensors.torch import save_file
+
+    source, model = random(make(8, 32, (2, 8, 8))), make(8, 32, (2, 8, 8))
+    weights = {k: value.contiguous() for k, value in as_transformers(source, "new").items()}
+    (save_file if name.endswith(".safetensors") else torch.save)(weights, tmp_path / name)
+    settings = {"model_type": "videomae", "num_frames": 8, "image_size": 32}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    convert.load(model, checkpoint.read(tmp_path), str(tmp_path), testing=True)
+    assert same(model, source)
+    assert "interpolated" not in said.text
+    assert "taken for one of clips of 8 x 32 x 32" in said.text
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"model_type": "vit"}))
+    _, audit = convert.fit(model, checkpoint.read(tmp_path), "x", testing=True)
+    assert set(audit.interpolated.values()) == {"(8, 28, 28) -> (4, 4, 4)"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "config.json cannot be read"),
+        ('{"num_frames": "8"}', "num_frames '8', image_size 224: expected whole numbers"),
+        ('{"image_size": [224]}', r"image_size \[224\]: expected whole numbers"),
+        ('{"image_size": 1000000}', "at most 4096"),
+        ('{"num_frames": 1}', r"hold no patch of \(2, 8, 8\)"),
+    ],
+)
+def test_a_config_json_that_says_no_clip(tmp_path, text, words):
+    model = vit(8, 32, (2, 8, 8))
+    torch.save(as_transformers(model, "new"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(text.replace("{", '{"model_type": "videomae", ', 1))
+    with pytest.raises(UserError, match=words):
+        convert.load(model, checkpoint.read(tmp_path), "x", testing=True)
 
 
 def hf_config(**settings):

@@ -134,6 +134,21 @@ def test_a_list_to_fine_tune_is_suspected_where_it_is_read_to_pre_train(read, ca
         ("a.mp4 1\na.mp4 2\n", ":2: 'a.mp4' has label 2, but 1 on line 1"),
         ("a.mp4 1 0 9\na.mp4 2 0 9\n", ":2: 'a.mp4' has label 2, but 1 on line 1"),
         ("a 1\n" + "b x\n" * 9, " (and 4 more lines)"),
+        (
+            "a 1\n/abs/a.mp4 0 extra\n",
+            ":2: expected `path label` as on the first line, found '/abs/a.mp4 0 extra': label",
+        ),
+        ("a 1\nb 0 extra\n", ": label 'extra' is no number"),
+        ("a 1 0 9\nb 1 x 9\n", "found 'b 1 x 9': sframe 'x' is no number"),
+        ("a 1\n" + "/long" * 99 + "/a.mp4 0 extra\n", "found '/long/long/long"),
+        ("a 1\n" + "/long" * 99 + "/a.mp4 0 extra\n", "g/long/a.mp4 0 extra': label 'extra'"),
+        (
+            "a 1\n" + "b 1\n" * 7 + "b.mp4 0 3 4\n",
+            ":9: expected `path label` as on the first line, found 'b.mp4 0 3 4': 2 ",
+        ),
+        ("a,1\nb.mp4,0,3\n", ":2: expected `path,label` as on the first line, found 'b.mp4,0,3'"),
+        ("/a 1\n" * 8, ":1: '/a' leaves the video folder; set DATA.ALLOW_OUTSIDE_ROOT True to allow it (8 of 8 lines"),
+        ("a 1\n/b 1\n/c x\n../e 1\n", " to allow it (2 of 4 lines leave it); line 3: expected"),
     ],
 )
 def test_bad_lines_are_refused_with_file_and_line(read, tmp_path, content, message):
@@ -142,6 +157,14 @@ def test_bad_lines_are_refused_with_file_and_line(read, tmp_path, content, messa
     assert str(error.value).startswith(str(tmp_path / "train.csv"))
     assert "\n" not in str(error.value)
     assert message in str(error.value)
+
+
+def test_a_path_may_end_in_a_number_where_a_file_of_the_list_does(read, tmp_path):
+    text = "a.mp4 1\nmy clip 3 1\nmy clip 4 2\n"
+    with pytest.raises(UserError, match=r"csv:2: .* 2 numbers or more end it, and no file has the name 'my clip 3'"):
+        read(text)
+    (tmp_path / "my clip 4").touch()
+    assert [part.path for part, _ in parts(read(text))] == ["a.mp4", "my clip 3", "my clip 4"]
 
 
 def test_missing_lists_and_folders_are_refused(read, tmp_path):
@@ -274,7 +297,7 @@ def test_pictures_that_cannot_be_read(tmp_path, folder):
     (tmp_path / "3.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "4.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     for wanted, stage, message in (
-        ((8,), "open", r"9\.png: .*no such picture; see VIDEO_LIST\.FRAME_NAME"),
+        ((8,), "open", r"open: no picture /.*/9\.png; see VIDEO_LIST\.FRAME_NAME"),
         ((0, 1), "decode", "same shape"),
         ((2,), "decode", r"3\.png: .*truncated"),
         ((3,), "decode", r"4\.png: .*cannot identify"),
@@ -282,6 +305,8 @@ def test_pictures_that_cannot_be_read(tmp_path, folder):
         with pytest.raises(VideoError, match=message) as error:
             frames(*wanted)
         assert error.value.stage == stage
+    with pytest.raises(VideoError, match=r"v99: open: folder does not exist"):
+        FrameFolder(str(tmp_path / "v99"), "%d.png", 1, 9, 10**6).frames(np.array([0]))
     with pytest.raises(VideoError, match="40x30 pixels per frame, more than the limit of 1199"):
         frames(0, max_pixels=1199)
     assert frames(0, max_pixels=1200).shape == (1, 30, 40, 3)

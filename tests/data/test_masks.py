@@ -116,7 +116,7 @@ def test_lengths_of_the_published_grid(masking, expected):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ratio": 1.0}, r"MASK\.RATIO 1\.0: expected 0 \(no masks\) or a part below 1"),
+        ({"ratio": 1.0}, r"MASK\.RATIO 1\.0: expected above 0 and below 1 \(0: no masks, for other models\)"),
         ({"ratio": -0.1}, r"MASK\.RATIO -0\.1: expected"),
         ({"ratio": float("nan")}, r"MASK\.RATIO nan: expected"),
         ({"ratio": 0.999}, r"MASK\.RATIO 0\.999 leaves 0 of 196 tokens visible"),

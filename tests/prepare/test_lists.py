@@ -63,7 +63,7 @@ def test_kinetics(kinetics, tmp_path, run):
     assert val == (out / "test.csv").read_text() == "abcdefghij3.mp4 1\nval/abcdefghij4.mp4 0\n"
     assert json.loads((out / "classes.json").read_text()) == {"applauding": 0, "zumba, slow": 1}
     report = json.loads((out / "report.json").read_text())
-    assert report["missing"]["train"] == ["gone________000007_000017"]
+    assert report["missing"] == {"train": ["gone________000007_000017"], "val": [], "test": []}
     assert report["unlisted"] == ["stranger.mp4"]
 
 

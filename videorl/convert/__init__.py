@@ -3,7 +3,8 @@
 A published layout is one file of this package, an ordinary module with `NAME`, `matches(names) -> bool` and
 `rename(weights, model) -> weights`: the weights under our names, tensors as they are (split or joined where ours are).
 It may have `remarks(names) -> lines` for the audit of a file with these names, and `afresh(names) -> beginnings of
-names`: what such a file leaves to the first values when training starts from it.
+names`: what such a file leaves to the first values when training starts from it. Where it has `clip_of(state)`, the
+frames, rows and columns of the file's clips, `rename` and `remarks` take these as `clip`.
 """
 
 import functools
@@ -104,15 +105,18 @@ def fit(
     given = plain_names(weights_of(state, source, averaged=testing), clear)
     fits = all(name in given and given[name].shape == value.shape for name, value in own.items())
     layout = None if fits else layout_of(given)
-    weights = layout.rename(given, model) if layout else given
+    published = {"clip": layout.clip_of(state)} if hasattr(layout, "clip_of") else {}
+    weights = layout.rename(given, model, **published) if layout else given
     renamed = [name for name in weights if name not in given]
     weights, reshaped = _with_axes_of(own, weights)
-    interpolated = []
+    interpolated = {}
     if hasattr(model, "resize_positions"):
-        weights, interpolated = model.resize_positions(weights)
+        before = weights
+        weights, resized = model.resize_positions(before)
+        interpolated = {n: f"{tuple(before[n].shape[:-1])} -> {tuple(weights[n].shape[:-1])}" for n in resized}
     weights, said, wrong = classes.align(own, head, weights, classes.names_in(state), data or {})
     afresh = layout.afresh(set(given)) if hasattr(layout, "afresh") and not testing else ()
-    remarks = layout.remarks(set(given)) if hasattr(layout, "remarks") else []
+    remarks = layout.remarks(set(given), **published) if hasattr(layout, "remarks") else []
     audit = compare(own, weights, source, (*_not_counted(head, testing), *afresh))
     audit = replace(
         audit,

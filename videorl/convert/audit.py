@@ -27,7 +27,7 @@ class Audit:
     layout: str = ""
     renamed: list[str] = field(default_factory=list)
     reshaped: list[str] = field(default_factory=list)
-    interpolated: list[str] = field(default_factory=list)
+    interpolated: dict[str, str] = field(default_factory=dict)  # name -> shape in the file and here, without channels
     said: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
@@ -45,7 +45,7 @@ class Audit:
         rows = {
             "renamed": self.renamed,
             "reshaped": self.reshaped,
-            "interpolated": self.interpolated,
+            "interpolated": [f"{name} {shapes}" for name, shapes in self.interpolated.items()],
             "other shape": [f"{name} {shapes}" for name, shapes in self.misfits.items()],
             "missing": self.missing,
             "unexpected": self.unexpected,

@@ -41,15 +41,18 @@ def afresh(names: set[str]) -> tuple[str, ...]:
     return AFRESH if f"encoder.{PATCHES}" in names else ()
 
 
-def remarks(names: set[str]) -> list[str]:
+def remarks(names: set[str], clip: tuple[int, int, int] = CLIP) -> list[str]:
     """What to say of a file with these names of tensors."""
     if any(name.rpartition(".")[2] in ("pos_embed", "positions") for name in names):
         return []
-    return [f"positions: the file has none; it is taken for one of clips of {' x '.join(map(str, CLIP))}"]
+    return [f"positions: the file has none; it is taken for one of clips of {' x '.join(map(str, clip))}"]
 
 
-def rename(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Raises `UserError` for a fine-tuned file where the model pre-trains, and for tables of an unknown grid."""
+def rename(weights: Mapping[str, Tensor], model: nn.Module, clip: tuple[int, int, int] = CLIP) -> dict[str, Tensor]:
+    """`clip`: frames, rows, columns of the file's clips, where it has no tables of positions.
+
+    Raises `UserError` for a fine-tuned file where the model pre-trains, and for tables of an unknown grid.
+    """
     own = model.state_dict()
     pretrained = f"encoder.{PATCHES}" in weights
     if f"encoder.{PATCHES}" in own:
@@ -58,10 +61,10 @@ def rename(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]
                 "the file is a fine-tuned one, without decoder: expected a pre-trained one for VideoMAE; to fine-tune"
                 " or test, set MODEL.MODEL_NAME ViT"
             )
-        return _with_positions(substitute(PRETRAINED, weights), own)
+        return _with_positions(substitute(PRETRAINED, weights), own, clip)
     named = substitute(PRETRAINED if pretrained else FINETUNED, weights)
     named = {_in_vit(name, own): value for name, value in named.items()}
-    return _with_positions(named, own)
+    return _with_positions(named, own, clip)
 
 
 def _in_vit(name: str, own: Mapping[str, Tensor]) -> str:
@@ -70,10 +73,14 @@ def _in_vit(name: str, own: Mapping[str, Tensor]) -> str:
     return short if short in own else name
 
 
-def _with_positions(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _with_positions(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], clip: tuple[int, int, int]
+) -> dict[str, Tensor]:
     """The weights, under the model's names, with every table of positions that the model has, as `[T, H, W, D]`."""
     patch = next(value for name, value in weights.items() if name.endswith(PATCHES)).shape[2:]
-    published = tuple(size // step for size, step in zip(CLIP, patch))
+    published = tuple(size // step for size, step in zip(clip, patch))
+    if 0 in published:
+        raise UserError(f"clips of {clip} frames, rows, columns hold no patch of {tuple(patch)}: see its config.json")
     filled = dict(weights)
     for name in [name for name in own if name.rpartition(".")[2] == "positions"]:
         if name not in weights:

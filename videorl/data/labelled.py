@@ -121,9 +121,9 @@ def parse_lines(
     """What `parse` makes of each line: a sample and its labels.
 
     Raises `UserError` that counts the lines for which `parse` raises `ValueError`, and those that give a sample other
-    labels than a line before.
+    labels than a line before. Paths that leave the video folder have one cause: they are told once.
     """
-    rows, wrong = [], []
+    rows, wrong, outside = [], [], []
     seen: dict[Sample, tuple[int, list[int]]] = {}
     for number, line in lines:
         try:
@@ -133,9 +133,13 @@ def parse_lines(
                 name = str(sample)[:60]
                 raise ValueError(f"{name!r} has label {_joined(labels)}, but {_joined(before)} on line {first}")
             rows.append((sample, labels))
+        except OutsideError as error:
+            outside.append(f"{number}: {error}")
         except ValueError as error:
             wrong.append(f"{number}: {error}")
-    if wrong:
+    if len(outside) > 1:
+        outside = [f"{outside[0]} ({len(outside)} of {len(lines)} lines leave it)"]
+    if wrong := outside + wrong:
         more = f" (and {len(wrong) - 5} more lines)" if len(wrong) > 5 else ""
         raise UserError(f"{file}:{'; line '.join(wrong[:5])}{more}")
     return rows
@@ -200,10 +204,14 @@ def check_path(path: str, allow_outside: bool) -> None:
         check_inside(path)
 
 
+class OutsideError(ValueError):
+    """A path leaves the folder of its videos."""
+
+
 def check_inside(path: str) -> None:
     climbs = os.path.normpath(path).split(os.sep)[0] == ".."
     if os.path.isabs(path) or climbs or re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", path):
-        raise ValueError(f"{path[:60]!r} leaves the video folder; set DATA.ALLOW_OUTSIDE_ROOT True to allow it")
+        raise OutsideError(f"{path[:60]!r} leaves the video folder; set DATA.ALLOW_OUTSIDE_ROOT True to allow it")
 
 
 def read_classes(named: str, usual: Path, num_classes: int) -> tuple[str, ...]:

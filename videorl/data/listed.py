@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,7 @@ class Layout:
     comma: bool
     num_classes: int | None
     allow_outside: bool
+    numbered: bool = True  # paths may end in a number of their own: `my clip 3`
 
     def __str__(self) -> str:
         return ("," if self.comma else " ").join(self.columns)
@@ -80,6 +81,9 @@ class Layout:
         texts = self._split(line)
         numbers = {name: int(text) for name, text in texts.items() if name not in ("source", "path")}
         path = texts["path"]
+        if not self.numbered and self.ends_in_number(path):
+            more = f"{len(numbers) + 1} numbers or more end it, and no file has the name {shortened(path)}"
+            raise ValueError(f"expected `{self}` as on the first line, found {shortened(line)}: {more}")
         check_path(path, self.allow_outside)
         part = _part(path, numbers)
         label = numbers.get("label", 0) if self.num_classes is not None else 0
@@ -88,14 +92,37 @@ class Layout:
         return part, [label]
 
     def _split(self, line: str) -> dict[str, str]:
-        """The text of each column. Only the path may hold separators, so the line is split from both ends."""
+        """The text of each column."""
+        texts = dict(zip(self.columns, self._texts(line)))
+        wrong = f"expected `{self}` as on the first line, found {shortened(line)}"
+        if len(texts) != len(self.columns) or not all(texts.values()):
+            raise ValueError(wrong)
+        for name, text in texts.items():
+            if name not in ("source", "path") and not _is_number(text):
+                raise ValueError(f"{wrong}: {name} {shortened(text)} is no number")
+        return texts
+
+    def _texts(self, line: str) -> list[str]:
+        """Only the path may hold separators, so the line is split from both ends."""
         separator = "," if self.comma else None
         at = self.columns.index("path")
         start, *numbers = line.strip().rsplit(separator, len(self.columns) - 1 - at)
-        texts = [text.strip() for text in (*start.split(separator, at), *numbers)]
-        if len(texts) != len(self.columns) or not all(texts) or not all(map(_is_number, numbers)):
-            raise ValueError(f"expected `{self}` as on the first line, found {line.strip()[:60]!r}")
-        return dict(zip(self.columns, texts))
+        return [text.strip() for text in (*start.split(separator, at), *numbers)]
+
+    def ends_in_number(self, path: str) -> bool:
+        """Whether a path may as well be a shorter one and a column more."""
+        return _is_number(re.split(r"," if self.comma else r"\s", path)[-1]) and not _is_number(path)
+
+    def path(self, line: str) -> str:
+        """The path on a line, or nothing where the line has too few columns."""
+        return dict(zip(self.columns, self._texts(line))).get("path", "")
+
+
+def shortened(text: str, most: int = 120) -> str:
+    """A line in quotation marks, without its middle if it is long: what is wrong mostly stands at its end."""
+    text = text.strip()
+    half = most // 2
+    return repr(text if len(text) <= most else f"{text[:half]} … {text[-half:]}")
 
 
 def _is_number(text: str) -> bool:
@@ -132,23 +159,28 @@ def detect(line: str, num_classes: int | None, allow_outside: bool) -> Layout:
     count = next((k for k, text in enumerate(texts[:0:-1]) if not _is_number(text)), len(texts) - 1)
     if not count:
         expected = " or ".join(f"`{' '.join(columns)}`" for columns in known.values())
-        raise ValueError(f"expected {expected}, found {line.strip()[:60]!r}")
+        raise ValueError(f"expected {expected}, found {shortened(line)}")
     return Layout(known[min(count, max(known))], comma, num_classes, allow_outside)
 
 
 def read_list(
     file: Path, root: str, num_classes: int | None, allow_outside: bool
 ) -> tuple[Layout, list[tuple[int, str]]]:
-    """The layout of a list, and its lines with their numbers. Raises `UserError`: no such list, or an empty one."""
+    """The layout of a list, and its lines with their numbers. Raises `UserError`: no such list, or an empty one.
+
+    Lines with more numbers at their end than the first are of another layout, unless a file below `root` is called so.
+    """
     lines = read_lines(file)
     check_root(root, file)
     if not lines:
         raise UserError(f"{file} holds no samples; expected lines such as `path label`")
     number, first = lines[0]
     try:
-        return detect(first, num_classes, allow_outside), lines
+        layout = detect(first, num_classes, allow_outside)
     except ValueError as error:
         raise UserError(f"{file}:{number}: {error}") from None
+    doubtful = filter(layout.ends_in_number, (layout.path(line) for _, line in lines))
+    return replace(layout, numbered=any(os.path.lexists(os.path.join(root, path)) for path in doubtful)), lines
 
 
 # ------------------------------------------------------------------------------------------------------ what is decoded
@@ -187,7 +219,8 @@ class FrameFolder:
     def _read(self, number: int) -> np.ndarray:
         file = os.path.join(self.path, self._name % (self._first + number))
         if not os.path.isfile(file):  # reading a pipe may never end
-            raise VideoError(file, "open", "no such picture; see VIDEO_LIST.FRAME_NAME")
+            missing = f"no picture {file}; see VIDEO_LIST.FRAME_NAME"
+            raise VideoError(self.path, "open", missing if os.path.isdir(self.path) else "folder does not exist")
         with at_stage(file, "decode"), Image.open(file, formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > self._max_pixels:

@@ -82,7 +82,7 @@ def _check(masking: Masking, grid: Grid) -> None:
         if value not in known:
             raise UserError(f"MASK.{key.upper()} {value!r}: expected {' or '.join(known)}{did_you_mean(value, known)}")
     if not 0 <= masking.ratio < 1:
-        raise UserError(f"MASK.RATIO {masking.ratio}: expected 0 (no masks) or a part below 1")
+        raise UserError(f"MASK.RATIO {masking.ratio}: expected above 0 and below 1 (0: no masks, for other models)")
     places = grid[1] * grid[2] if masking.kind == "tube" else math.prod(grid)
     if not 0 < kept(places, masking) < places:
         found = f"{kept(places, masking)} of {places} tokens"

@@ -251,8 +251,8 @@ def _plan(cfg) -> Plan:
 def _mixer(cfg, plan: Plan) -> Mixer:
     if cfg.MASK.RATIO:
         raise UserError(
-            f"MIXUP mixes whole clips, found MASK.RATIO {cfg.MASK.RATIO}: set MIXUP.ENABLE False to pre-train, or"
-            " MASK.RATIO 0 to fine-tune"
+            f"MIXUP mixes whole clips, found MASK.RATIO {cfg.MASK.RATIO}: set MIXUP.ENABLE False to pre-train;"
+            " to fine-tune use MODEL.MODEL_NAME ViT and MASK.RATIO 0"
         )
     if plan.micro_batch % 2 and plan.step_size > 1:
         raise UserError(

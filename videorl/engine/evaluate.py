@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ class Evaluation:
         self.per_sample: dict[str, np.ndarray] = {}  # of the last run, on rank 0
 
     @property
-    def _title(self) -> str:
+    def title(self) -> str:
         return f"{self.data}/{self.node.SPLIT}"
 
     @property
@@ -81,7 +81,7 @@ class Evaluation:
     def _rows(self, model, precision: Precision, alive) -> tuple[dict[str, np.ndarray], dict[int, dict]]:
         """This rank's rows, and its unreadable samples by index."""
         jobs = self._jobs()
-        loader = build.loader(self.cfg, self.dataset, self._title)
+        loader = build.loader(self.cfg, self.dataset, self.title)
         progress = Progress(len(jobs), self.name, self.cfg.USE_TQDM and dist.is_main())
         found: list[dict[str, np.ndarray]] = []
         with contextlib.closing(loader), torch.inference_mode(), precision.autocast():
@@ -96,7 +96,7 @@ class Evaluation:
         return joined, loader.quarantine.rows
 
     def _finish(self, rows: list[dict], bad: dict[int, dict], predictions: Path | None) -> dict[str, float]:
-        quarantine = Quarantine(self._title, len(self.dataset), self.cfg.DATA.MAX_BAD_FRACTION)
+        quarantine = Quarantine(self.title, len(self.dataset), self.cfg.DATA.MAX_BAD_FRACTION)
         quarantine.rows = bad
         if not rows and len(bad) == len(self.dataset):
             first = next(iter(quarantine.rows.values()))
@@ -171,6 +171,19 @@ def evaluations(cfg, *, at_test: bool) -> dict[str, Evaluation]:
                     raise UserError(f"EVALS: two evaluations are called {evaluation.name}; rename one of them")
                 found[evaluation.name] = evaluation
     return found
+
+
+def check_clip_size(cfg, model: torch.nn.Module, titles: Iterable[str]) -> None:
+    """Raises `UserError` where data sets would show clips of another size to a model built for one shape (`clip`).
+
+    `titles`: `NAME/SPLIT` of the data sets of evaluations; of the split train come clips of TRAIN_CROP_SIZE.
+    """
+    trained, tested = cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE
+    if hasattr(model, "clip") and trained != tested and any(not title.endswith("/train") for title in titles):
+        raise UserError(
+            f"DATA.TEST_CROP_SIZE {tested}: expected DATA.TRAIN_CROP_SIZE {trained}, for {type(model).__name__} takes"
+            " clips of one size; set one to the other"
+        )
 
 
 def averages(evaluations: dict[str, Evaluation], results: dict[str, dict]) -> dict[str, dict[str, float]]:

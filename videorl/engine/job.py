@@ -25,7 +25,7 @@ def run_phases(cfg) -> None:
         with Watch(folder, cfg.DIST.TIMEOUT) as watch:
             # Read before training: a mistake in test.csv must not show after days.
             evaluations = evaluate.evaluations(cfg, at_test=True) if cfg.TEST.ENABLE else {}
-            tested = {f"{e.data}/{e.node.SPLIT}": e.dataset for e in evaluations.values()}
+            tested = {e.title: e.dataset for e in evaluations.values()}
             if cfg.TRAIN.ENABLE:
                 train(cfg, watch, tested)
             else:

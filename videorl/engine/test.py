@@ -18,7 +18,9 @@ def test(cfg, evaluations: dict[str, evaluate.Evaluation], alive) -> dict[str, d
     determinism.set_level(cfg.DETERMINISM)
     folder = Path(cfg.OUTPUT_DIR)
     model = build.model(cfg)
-    source = _load(cfg, model, folder, _class_names(evaluations))
+    evaluate.check_clip_size(cfg, model, [evaluation.title for evaluation in evaluations.values()])
+    source, averaged = _load(cfg, model, folder, _class_names(evaluations))
+    protocols = {n: e.protocol + ", moving average of the weights" * averaged for n, e in evaluations.items()}
     precision = build.precision(cfg)
     results = {}
     for name, evaluation in evaluations.items():
@@ -27,12 +29,11 @@ def test(cfg, evaluations: dict[str, evaluate.Evaluation], alive) -> dict[str, d
         finally:
             if dist.is_main():  # also what makes it end: the list of what is too many
                 quarantine.write(folder / "quarantine.jsonl", evaluation.bad_rows)
-        log.info("%s (%s): %s", name, evaluation.protocol, evaluate.readable(results[name]))
+        log.info("%s (%s): %s", name, protocols[name], evaluate.readable(results[name]))
     for name, average in evaluate.averages(evaluations, results).items():
         results[name] = average
         log.info("%s, average: %s", name, evaluate.readable(average))
     if dist.is_main():
-        protocols = {name: evaluation.protocol for name, evaluation in evaluations.items()}
         run.update_json(folder / "results.json", {"evals": results, "protocol": protocols, "checkpoint": source})
     return results
 
@@ -43,15 +44,18 @@ def _class_names(evaluations: dict[str, evaluate.Evaluation]) -> dict[str, tuple
     return {space: names for of_one in found for space, names in of_one.items() if names}
 
 
-def _load(cfg, model, folder: Path, class_names: dict[str, tuple[str, ...]]) -> str:
-    """Loads the weights to test and says where they are from. Raises `UserError` where the file lacks some of them."""
+def _load(cfg, model, folder: Path, class_names: dict[str, tuple[str, ...]]) -> tuple[str, bool]:
+    """Loads the weights to test; says where they are from, and whether they are a moving average.
+
+    Raises `UserError` where the file lacks some of them.
+    """
     file = dist.on_main(lambda: _choose(cfg, folder / "checkpoints"))
     if file is None:
         log.warning("no checkpoint named or found in %s: testing untrained weights", folder)
-        return "untrained weights"
+        return "untrained weights", False
     state = checkpoint.read(file)
     convert.load(model, state, str(file), data=class_names, testing=True, partial=cfg.MODEL.ALLOW_PARTIAL)
-    return str(file)
+    return str(file), isinstance(state.get("ema_state"), dict)
 
 
 def _choose(cfg, folder: Path) -> Path | None:

@@ -10,7 +10,7 @@ import torch
 
 from videorl import config, dist
 from videorl.data import quarantine
-from videorl.engine import determinism, evaluate, info, optim, pictures, run
+from videorl.engine import determinism, evaluate, info, optim, pictures, recipe, run
 from videorl.engine.saver import Saver
 from videorl.engine.state import State
 from videorl.engine.step import backward, unwrap
@@ -70,7 +70,8 @@ class Trainer:
         tensorboard = self.folder / cfg.TENSORBOARD.LOG_DIR if cfg.TENSORBOARD.ENABLE and dist.is_main() else None
         self.metrics = Metrics(self.folder, tensorboard)
         self._check_best_metric()
-        while_training = {f"{e.data}/{e.node.SPLIT}": e.dataset for e in self.evaluations.values()}
+        while_training = {e.title: e.dataset for e in self.evaluations.values()}
+        evaluate.check_clip_size(cfg, state.evaluated_model, [*tested, *while_training])
         title = f"{cfg.TRAIN.DATASET}/train"
         trained_on = {title: state.data.dataset} if len(state.data.machines) == 1 else {}
         self.data = run.agreed_data({**tested, **while_training, **trained_on}) | {title: state.data.facts}
@@ -110,6 +111,8 @@ class Trainer:
             log.info(
                 "learning rate: base %g x %d clips a step / %d = %g", base, self.clips, batch, base * self.lr_factor
             )
+        if parts := recipe.parts(cfg, state.optimizer, rate):
+            log.info("in use: %s", "; ".join(parts))
         if cfg.LOG_MODEL_INFO and dist.is_main():
             info.log_model_info(cfg)
         self.progress = Progress(

@@ -82,7 +82,10 @@ class VideoMAE(nn.Module):
     ):
         super().__init__()
         if spec.masking.ratio <= 0:
-            raise UserError("VideoMAE predicts hidden tokens, found MASK.RATIO 0; set MASK.RATIO (published: 0.9)")
+            raise UserError(
+                "VideoMAE predicts hidden tokens, found MASK.RATIO 0: set MASK.RATIO (published: 0.9);"
+                " to fine-tune use MODEL.MODEL_NAME ViT"
+            )
         clip, self.patch = spec.clip, tuple(spec.patch)
         self.clip = (clip.frames, clip.channels, clip.train_size, clip.train_size)
         self.register_buffer("mean", torch.tensor(clip.mean), persistent=False)

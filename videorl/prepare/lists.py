@@ -125,7 +125,7 @@ def kinetics(annotations: Sequence[Path], videos: Path, classes: Path | None = N
     names, columns = Folder(videos), ("label", "youtube_id", "time_start", "time_end", "split")
     rows = [(f, n, *row) for f in annotations for n, row in enumerate(read_list(str(f), columns, "--annotations"), 2)]
     numbers = read_class_file(classes) if classes else numbered(label for _, _, label, *_ in rows if label)
-    lists = Lists({}, numbers)
+    lists = Lists({}, numbers, missing={"train": [], "val": [], "test": []})
     for file, line, label, youtube, start, end, split in rows:
         with _at_line(file, line):
             split, number = _known(SPLITS, split, "split"), _known(numbers, label, "class")
@@ -133,7 +133,7 @@ def kinetics(annotations: Sequence[Path], videos: Path, classes: Path | None = N
         path = names.get((full, youtube), split)
         lists.rows.setdefault(split, [])
         if path is None:
-            lists.missing.setdefault(split, []).append(full)
+            lists.missing[split].append(full)
         else:
             lists.rows[split].append(f"{path} {number}")
     lists.unlisted = names.unlisted

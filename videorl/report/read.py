@@ -124,8 +124,8 @@ def text_of(value) -> str:
 
 
 def percent(value) -> str:
-    """A fraction as `93.0 %`; a number outside 0..1, which is no fraction, as it is."""
-    return f"{100 * value:.1f} %" if number(value) and 0 <= value <= 1 else text_of(value)
+    """A fraction as `93.0 %`; a number outside -1..1, which is no fraction, as it is."""
+    return f"{100 * value:.1f} %" if number(value) and -1 <= value <= 1 else text_of(value)
 
 
 def metric(value, name: str) -> str:

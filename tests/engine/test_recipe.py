@@ -1,0 +1,116 @@
+"""What is said, and what is refused, before the first step."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from videorl import checkpoint, config
+from videorl.engine import build, evaluate
+from videorl.engine import test as phase
+from videorl.engine.state import State
+from videorl.engine.test import test as run_test
+from videorl.engine.train import Trainer
+from videorl.metrics import is_fraction
+from videorl.registry import UserError
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "DATA.NUM_FRAMES": 4, "DATA.TRAIN_CROP_SIZE": 32, "DATA.TEST_CROP_SIZE": 32, "DATA.TRAIN_JITTER_SCALES": [32, 36],
+    "MODEL.PATCH_SIZE": [2, 16, 16], "VIT.EMBED_DIM": 16, "VIT.NUM_HEADS": 2, "VIT.DEPTH": 2,
+    "MODEL.MODEL_NAME": "ViT", "MODEL.NUM_CLASSES": 4, "TRAIN.BATCH_SIZE": 2, "NUM_GPUS": 0, "TRAIN.EVAL_PERIOD": 1,
+    "TRAIN.DATASET": "kinetics", "TEST.DATASET": "kinetics", "DATA_LOADER.NUM_WORKERS": 0, "USE_TQDM": False,
+}  # fmt: skip
+OTHER = {"DATA.TEST_CROP_SIZE": 48}
+NO_TEST = {"TRAIN.EVAL_PERIOD": 0, "TEST.ENABLE": False}
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """`settings({KEY: value}, …)`: a run on annotations alone, no video is opened."""
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.csv").write_text("".join(f"{i}.mp4 {i}\n" for i in range(4)))
+
+    def load(*changes: dict):
+        found = {**SMALL, "DATA.PATH_TO_DATA_DIR": tmp_path, "OUTPUT_DIR": tmp_path / "out"}
+        for change in changes:
+            found |= change
+        return config.load([], [str(word) for pair in found.items() for word in pair])
+
+    return load
+
+
+def trainer(cfg) -> Trainer:
+    tested = evaluate.evaluations(cfg, at_test=True) if cfg.TEST.ENABLE else {}
+    return Trainer(cfg, State.build(cfg), {e.title: e.dataset for e in tested.values()})
+
+
+@pytest.fixture
+def said(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+    caplog.set_level(logging.INFO, "videorl")
+    return caplog
+
+
+WORDS = r"^DATA\.TEST_CROP_SIZE 48: expected DATA\.TRAIN_CROP_SIZE 32, for ViT takes clips of one size; .*$"
+
+
+@pytest.mark.parametrize("evaluated", [{}, {"TRAIN.EVAL_PERIOD": 0}, {"TEST.ENABLE": False}])
+def test_other_test_clips_are_refused_before_training(settings, evaluated):
+    with pytest.raises(UserError, match=WORDS):
+        trainer(settings(OTHER, evaluated))
+
+
+def test_other_test_clips_are_refused_before_testing(settings):
+    cfg = settings(OTHER)
+    with pytest.raises(UserError, match=WORDS):
+        run_test(cfg, evaluate.evaluations(cfg, at_test=True), alive=None)
+
+
+def test_other_test_clips_are_taken_where_none_is_evaluated_and_by_models_of_any_shape(settings):
+    trainer(settings(OTHER, NO_TEST))
+    evaluate.check_clip_size(settings(OTHER), torch.nn.Linear(1, 1), ["kinetics/val"])
+    evaluate.check_clip_size(settings(OTHER), build.model(settings()), ["kinetics/train"])
+
+
+def test_what_is_switched_on_is_said_in_one_line(settings, said):
+    changes = {"SOLVER.LAYER_DECAY": 0.5, "SOLVER.BASE_LR": 0.1, "MIXUP.ENABLE": True, "AUG.ENABLE": True}
+    changes |= {"AUG.NUM_SAMPLE": 2, "EMA.ENABLED": True, "SOLVER.LR_POLICY": "steps_with_relative_lrs"}
+    changes |= {"SOLVER.STEPS": [0], "SOLVER.LRS": [1.0], "MODEL.LOSS_FUNC": "soft_cross_entropy"}
+    started = trainer(settings(NO_TEST, changes))
+    Path(started.cfg.OUTPUT_DIR).mkdir(exist_ok=True)
+    started.announce()
+    assert [line for line in said.messages if line.startswith("in use")] == [
+        "in use: layer decay 0.5 (learning rates 0.0125 to 0.1); MixUp 0.8; CutMix 1; RandAugment"
+        " rand-m9-mstd0.5-inc1; random erasing 0.25; 2 copies of each clip; moving average of the weights 0.9999"
+    ]
+
+
+def test_nothing_is_said_where_nothing_is_on(settings, said):
+    started = trainer(settings(NO_TEST))
+    Path(started.cfg.OUTPUT_DIR).mkdir(exist_ok=True)
+    started.announce()
+    assert "in use" not in said.text
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_results_say_whose_weights_they_are_of(settings, tmp_path, monkeypatch, averaged):
+    state = State.build(settings({"EMA.ENABLED": averaged}))
+    checkpoint.save(tmp_path / "x.pyth", state.content())
+    cfg = settings({"TEST.CHECKPOINT_FILE_PATH": tmp_path / "x.pyth"})
+    Path(cfg.OUTPUT_DIR).mkdir()
+    monkeypatch.setattr(phase.evaluate.Evaluation, "run", lambda *_: {"top1": 0.5, "n": 4, "of": 4})
+    run_test(cfg, evaluate.evaluations(cfg, at_test=True), alive=None)
+    (protocol,) = json.loads((tmp_path / "out/results.json").read_text())["protocol"].values()
+    assert protocol.endswith(", moving average of the weights") == averaged
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [("explained", -0.0036, True), ("top1", 1, True), ("explained", -1.5, False), ("mse", 0.5, False)],
+)
+def test_fractions_may_be_below_0(name, value, expected):
+    assert is_fraction(name, value) == expected
+    assert ("%" in evaluate.readable({name: value, "n": 1, "of": 1})) == expected
