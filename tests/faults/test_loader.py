@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import time
-from multiprocessing import Array
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +29,9 @@ PIXELS = 50_000  # of a sample: its batch travels in shared memory
 class Clips:
     """Samples that hold their own number. Sample i does `faults[i]()` first; `begun[i]` counts how often."""
 
-    def __init__(self, faults=None, split="train", length=LENGTH):
+    def __init__(self, faults=None, split="train", length=LENGTH, context="fork"):
         self.faults, self.split, self.length, self.epoch = faults or {}, split, length, 0
-        self.begun = Array("i", length)
+        self.begun = get_context(context).Array("i", length)
 
     def __len__(self):
         return self.length
@@ -171,7 +171,8 @@ def die():
 @pytest.mark.slow
 def test_workers_of_a_fork_server_stay_and_are_replaced():
     """Their parent is the server; it was taken for a sign that the main process is gone."""
-    loader = Loader(Clips({5: die}), Workers(1, 2, 60.0, context="forkserver"), Quarantine("clips", LENGTH, 0.5))
+    clips = Clips({5: die}, context="forkserver")
+    loader = Loader(clips, Workers(1, 2, 60.0, context="forkserver"), Quarantine("clips", LENGTH, 0.5))
     with contextlib.closing(loader):
         assert numbers(loader.run(jobs())) == WITHOUT_5
         (worker,) = loader.pool.workers
