@@ -5,7 +5,8 @@ python tools/bench_train.py --cfg configs/SSv2/VIDEOMAE_VITB_16x2_PT.yaml TRAIN.
 `synthetic` repeats the step on one batch, `loader` makes batches and drops them, `training` does both. `decoded` counts
 videos that were read, `trained` clips in steps: one video gives AUG.NUM_SAMPLE clips. `mfu` is the part of the peak
 (--peak, in 10^12 operations a second) that three times the multiply-adds of the forward pass use. What the loader
-prepared before the clock runs is not counted. A step is that of training without logging, its learning rate 0.
+prepared before the clock runs is not counted. A step is forward, backward and the optimizer with learning rate 0,
+without clipping, moving average and log.
 Exit codes: 0 done, 2 a mistake in the command or its files.
 """
 

@@ -30,7 +30,7 @@ from videorl.data.video import VideoError, printable
 from videorl.engine import build
 from videorl.engine.step import call, to_device
 from videorl.evals.reconstruction import errors, pictures
-from videorl.metrics.pixels import patches
+from videorl.metrics.pixels import patches, unseen
 from videorl.registry import DATASETS, UserError
 from videorl.report import reconstructions
 from videorl.spec import Views
@@ -153,7 +153,7 @@ def reconstruct(cfg, model, data, count: int) -> tuple[list[Result], dict[str, s
 
 
 def _facts(found: dict, made: torch.Tensor, batch: dict, patch: tuple[int, int, int]) -> dict[str, str]:
-    tokens = batch["masked"][~torch.isin(batch["masked"], batch["visible"])][None]
+    tokens = batch["masked"][unseen(batch["masked"], batch["visible"])][None]
     true, *shown = (255 * patches(made[:, k], tokens, patch) for k in (0, 2, 3))
     levels = [float((picture - true).abs().mean()) for picture in shown]
     error, baseline = (float(found[name] / found["values"]) for name in ("error", "baseline"))

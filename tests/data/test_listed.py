@@ -86,6 +86,12 @@ def test_to_pre_train_no_label_is_looked_at(read, content, expected):
     assert parts(read(content, pretrain=True)) == [(part, 0) for part in expected]
 
 
+def test_lists_of_several_labels_are_not_for_it(read):
+    spec = dataclasses.replace(SPEC, space="a", several=frozenset("a"))
+    with pytest.raises(UserError, match="reads one label a line, found DATA.MULTI_LABEL True"):
+        read("a.mp4 0\n", spec=spec)
+
+
 def test_the_log_states_the_layout(read, caplog):
     with caplog.at_level(logging.INFO, "videorl"):
         read("a.mp4 2 10 20\nb.mp4 2 10 20\n")

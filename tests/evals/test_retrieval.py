@@ -11,7 +11,8 @@ from videorl.engine import build
 from videorl.engine.evaluate import Evaluation
 from videorl.evals.retrieval import Retrieval
 from videorl.metrics.retrieval import ranks, summary
-from videorl.spec import Clip, Spec, Views
+from videorl.registry import UserError
+from videorl.spec import Clip, Masking, Spec, Views
 
 
 def retrieval(clips: int) -> Retrieval:
@@ -40,6 +41,11 @@ def test_windows_are_averaged_and_both_directions_ranked():
         assert per_sample[f"{way}_rank"].tolist() == r.tolist()
     assert not np.array_equal(wanted["t2v"], wanted["v2t"])
     assert per_sample["index"].tolist() == list(range(0, 60, 2))
+
+
+def test_masked_clips_are_refused():
+    with pytest.raises(UserError, match="retrieval reads whole clips, found MASK.RATIO 0.9"):
+        Retrieval(Spec(Clip(1, 1, 1, 1), masking=Masking(0.9)))
 
 
 def test_embeddings_are_not_normalised():

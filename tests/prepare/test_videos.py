@@ -417,7 +417,7 @@ def test_other_settings_and_foreign_folders_are_refused(videos, tmp_path, run):
     before = files_of(out)
     code, _, told = run(videos, "--out", out, "--crf", 30)
     assert (code, told.count("\n")) == (2, 1)
-    assert "holds chunks with crf 23" in told
+    assert "holds chunks with crf 23 (asked for " in told
     assert files_of(out) == before
     mine.mkdir()
     (mine / "thesis.tex").touch()

@@ -288,6 +288,8 @@ class VideoList(ClipDataset):
     ):
         check_views(spec.views.crops)
         _check_keys(sampling, frame_name, val_skip)
+        if spec.space in spec.several:
+            raise UserError("video_list reads one label a line, found DATA.MULTI_LABEL True; turn it off")
         self.sampling, self.frame_name = sampling, frame_name
         pretraining = bool(spec.masking.ratio)
         root = os.path.abspath(root or annotations)

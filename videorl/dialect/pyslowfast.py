@@ -98,8 +98,8 @@ RULES: dict[str, Rule] = {
     **rows("SOLVER", "GAMMA STEP_SIZE WARMUP_FACTOR", Ignored("no learning-rate policy reads it")),
     "SOLVER.LARS_ON": Unsupported("the optimizer is not wrapped in LARS", OFF, refused=True),
     # Masked pre-training
-    "AUG.GEN_MASK_LOADER": Unsupported("nothing is masked", OFF, refused=True),
-    "AUG.MASK_RATIO": Unsupported("nothing is masked", (0.0,), refused=True),
+    "AUG.GEN_MASK_LOADER": Unsupported("masks are those of VideoMAE, see MASK.RATIO", OFF, refused=True),
+    "AUG.MASK_RATIO": Unsupported("masks are those of VideoMAE, see MASK.RATIO", (0.0,), refused=True),
     **rows(
         "AUG",
         "MASK_TUBE MASK_FRAMES MASK_WINDOW_SIZE MAX_MASK_PATCHES_PER_BLOCK",
@@ -112,7 +112,7 @@ RULES: dict[str, Rule] = {
         " PRED_HOG",
         Unsupported(OTHER_MODEL),
     ),
-    "VIS_MASK.ENABLE": Unsupported("no pictures of masked clips are made", OFF),
+    "VIS_MASK.ENABLE": Unsupported("tools/reconstruct.py makes pictures of masked clips", OFF),
     # Convolutional and contrastive models
     **rows(
         "RESNET",

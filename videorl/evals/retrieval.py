@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from videorl.evals.views import check_unmasked
 from videorl.metrics.retrieval import ranks, summary
 from videorl.registry import EVALS
 
@@ -17,6 +18,7 @@ class Retrieval:
     """
 
     def __init__(self, spec):
+        check_unmasked(spec, "retrieval")
         self.views = spec.views.clips * spec.views.crops
 
     @property

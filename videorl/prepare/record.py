@@ -36,7 +36,7 @@ def claim(out: Path, settings: dict) -> None:
         replace(mark, json.dumps(settings, indent=1) + "\n")
     try:
         found = json.loads(mark.read_text(encoding="utf-8"))
-        other = [f"{key} {found.get(key)}" for key in settings if found.get(key) != settings[key]]
+        other = [f"{k} {found.get(k)} (asked for {v})" for k, v in settings.items() if found.get(k) != v]
     except (ValueError, AttributeError):
         raise UserError(f"{mark} is damaged; choose another folder or delete this one") from None
     if other:
