@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "engine": {
         *("registry", "spec", "config", "dist", "checkpoint", "convert", "log", "metrics", "report"),
         *("data.batches.Plan", "data.joint", "data.loader", "data.masks", "data.mixup", "data.quarantine"),
+        "data.regions",
     },
 }
 

@@ -16,7 +16,7 @@ from videorl import checkpoint, config, report
 from videorl.engine import build
 from videorl.engine.evaluate import Evaluation
 from videorl.evals.reconstruction import SHOWN
-from videorl.metrics.pixels import patches, restored
+from videorl.metrics.pixels import Targets, patches
 
 ROOT = Path(__file__).parents[1]
 YAML = """
@@ -88,7 +88,8 @@ def test_figures_equal_those_taken_from_the_model(tool, place):
     with torch.no_grad():
         predicted = model(**given)["predicted"]
     true = patches(given["pixels"], given["masked"], (2, 8, 8))
-    levels = (restored(predicted, true) * 255).clamp(0, 255).round() - true * 255
+    targets = Targets((2, 8, 8))
+    levels = (targets.restored(predicted, *targets.statistics(true)) * 255).clamp(0, 255).round() - true * 255
     assert results[1].facts["with true statistics"] == f"{float(levels.abs().mean()):.1f}"
     assert np.array_equal(results[1].pictures[0], item["pixels"].permute(0, 2, 3, 1).numpy())
 

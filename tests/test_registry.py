@@ -38,6 +38,37 @@ def test_keys_are_the_keyword_only_parameters():
     assert built.got == ("spec", 3, 2, (), 0.1, "x")
 
 
+def test_the_rest_of_the_keys_are_those_of_the_base():
+    things = Registry("thing")
+
+    @things.register("base")
+    class Base:
+        """A base.
+
+        Keys:
+            size: of the base
+            depth: of the base, too
+        """
+
+        def __init__(self, spec, *, size: int = 1, depth: int = 2):
+            self.got = size, depth
+
+    @things.register("child")
+    class Child(Base):
+        """A child.
+
+        Keys:
+            depth: of the child
+        """
+
+        def __init__(self, spec, *, depth: int = 5, **base):
+            super().__init__(spec, depth=depth, **base)
+
+    found = {name: (key.default, key.doc) for name, key in things["child"].keys.items()}
+    assert found == {"SIZE": (1, "of the base"), "DEPTH": (5, "of the child")}
+    assert things["child"]("spec", values={"SIZE": 3, "DEPTH": 4}).got == (3, 4)
+
+
 def test_functions_inherited_constructors_and_text_annotations():
     things = Registry("thing")
 

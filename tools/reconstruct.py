@@ -29,8 +29,8 @@ from videorl.data.loader import collate
 from videorl.data.video import VideoError, printable
 from videorl.engine import build
 from videorl.engine.step import call, to_device
-from videorl.evals.reconstruction import errors, pictures
-from videorl.metrics.pixels import patches, unseen
+from videorl.evals.reconstruction import described, errors, pictures
+from videorl.metrics.pixels import Targets, patches, unseen
 from videorl.registry import DATASETS, UserError
 from videorl.report import reconstructions
 from videorl.spec import Views
@@ -39,7 +39,7 @@ READS = ("pixels", "visible", "masked")
 # Keys of data sets for a list `path label` of our own; of its single clips the offset makes the middle ones.
 OUR_LIST = {"ROOT": "", "SEPARATOR": " ", "CLASS_NAMES": "", "MULTI_LABEL": False, "VAL_SKIP": 1, "OFFSET": True}
 SHEET_FRAMES = 8  # of a clip, in its PNG
-LEGEND = """squared error: of the pixels that are hidden and predicted, standardised by patch and colour
+LEGEND = """squared error: of the pixels that are hidden and predicted: {what}
 of mean colours: that of predicting the mean colour of each patch
 grey levels off: mean difference to the true pixels, of 255, in the third picture
 with true statistics: the same in the fourth"""
@@ -87,7 +87,8 @@ def run(cfg, args: argparse.Namespace) -> None:
     if not results:
         path, reason = next(iter(unreadable.items()), ("the data set", "it is empty"))
         raise UserError(f"no clip can be read; first: {printable(path)}: {reason}")
-    print(table(results), LEGEND, *(f"not read: {printable(p)}: {r}" for p, r in unreadable.items()), sep="\n")
+    legend = LEGEND.format(what=described(Targets.of(config.spec(cfg))))
+    print(table(results), legend, *(f"not read: {printable(p)}: {r}" for p, r in unreadable.items()), sep="\n")
     try:
         write(args, cfg, results, unreadable)
     except OSError as error:
@@ -132,7 +133,7 @@ def of_validation(cfg):
 def reconstruct(cfg, model, data, count: int) -> tuple[list[Result], dict[str, str]]:
     """Up to `count` clips, and the files before them that cannot be read with the reasons."""
     spec, precision = config.spec(cfg), build.precision(cfg)
-    normalise = cfg.MASK.NORMALISE
+    targets = Targets.of(spec)
     results: list[Result] = []
     unreadable = {}
     for i in range(len(data)):
@@ -143,9 +144,9 @@ def reconstruct(cfg, model, data, count: int) -> tuple[list[Result], dict[str, s
             continue
         with torch.inference_mode(), precision.autocast():
             predicted = call(model, batch)["predicted"]
-        given = [*(batch[name] for name in READS), predicted, spec.patch, normalise]
+        given = [*(batch[name] for name in READS), predicted, targets]
         made = pictures(*given)
-        facts = _facts(errors(*given), made, batch, spec.patch)
+        facts = _facts(errors(*given), made, batch, targets.shape)
         results.append(Result(data.path(i), made[0].movedim(2, -1).cpu().numpy(), facts))
         if len(results) == count:
             break

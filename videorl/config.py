@@ -302,7 +302,8 @@ def spec(cfg: CfgNode, views: Views | None = None, space: str = "") -> Spec:
         erase_prob=aug.RE_PROB if aug.ENABLE else 0.0,
         erase_mode=aug.RE_MODE,
         erase_count=aug.RE_COUNT,
-        copies=aug.NUM_SAMPLE if aug.ENABLE else 1,
+        clips=data.TRAIN_CROP_NUM_TEMPORAL,
+        copies=data.TRAIN_CROP_NUM_TEMPORAL * (aug.NUM_SAMPLE if aug.ENABLE else 1),
         crop_scales=tuple(data.TRAIN_CROP_SCALES),
     )
     mask = cfg.MASK
@@ -323,7 +324,7 @@ def spec(cfg: CfgNode, views: Views | None = None, space: str = "") -> Spec:
         views=views or Views(),
         reading=reading,
         patch=tuple(cfg.MODEL.PATCH_SIZE),
-        masking=Masking(mask.RATIO, mask.KIND, mask.ROUNDING, mask.DECODER),
+        masking=Masking(mask.RATIO, mask.KIND, mask.ROUNDING, mask.DECODER, mask.TARGET, mask.NORMALISE),
         act_checkpoint=cfg.MODEL.ACT_CHECKPOINT,
         seed=cfg.RNG_SEED,
     )

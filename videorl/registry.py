@@ -100,12 +100,15 @@ EVALS = Registry("eval")
 
 
 def _keys_of(thing, bound: Mapping[str, str]) -> dict[str, Key]:
+    """The keys of a class whose constructor takes `**more` are those of its base, and its own."""
     signature = inspect.signature(thing)
     init = thing.__init__ if inspect.isclass(thing) else thing
     types = typing.get_type_hints(init)
     docs = _key_docs(inspect.getdoc(thing) or "")
     keys = {}
     for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD and inspect.isclass(thing):
+            keys = _keys_of(thing.__base__, {}) | keys
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
         if name not in types:

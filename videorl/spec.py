@@ -13,6 +13,8 @@ NAMES = {
     "view": "[B] int64, number of the test view (temporal view x crops + crop)",
     "splits": "[B, S] int64, what each of S splits of a data set does with a sample: 1 train, 2 test, 0 neither",
     "pixels": "[B, T, 3, H, W] uint8, the clip as it is loaded, of which masked models read a part",
+    "regions": "[N] uint8, the parts of decoded frames that clips are made of, end to end (until on the device)",
+    "cuts": "list of B `Cut`: how each clip, `video` or `pixels`, is made of its region",
     "visible": "[B, V] int64, tokens that the encoder sees, ascending; the grid is numbered by time, row, column",
     "masked": "[B, M] int64, tokens to be predicted, ascending; those that are visible too do not count in the loss",
     "text": "[B, K, L] int64 word numbers, 0 for padding; K candidate captions of each clip (or [B, L]: one)",
@@ -57,8 +59,10 @@ class Augment:
     erase_prob: float = 0.0
     erase_mode: str = "pixel"
     erase_count: int = 1
+    clips: int = 1
     copies: int = 1
     crop_scales: tuple[float, ...] = ()
+    on_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Masking:
     kind: str = "tube"
     rounding: str = "keep"
     decoder: str = "all"
+    target: str = "tubelet"
+    normalise: bool = True
 
 
 @dataclass(frozen=True)

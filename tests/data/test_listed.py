@@ -16,7 +16,7 @@ from videorl.data.joint import Joint
 from videorl.data.labelled import Kinetics
 from videorl.data.listed import Excerpt, FrameFolder, Part, VideoList
 from videorl.data.loader import Workers, collate
-from videorl.data.video import VideoError, open_video
+from videorl.data.video import Video, VideoError, open_video
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Augment, Clip, Masking, Reading, Spec, Views
 
@@ -247,6 +247,19 @@ def test_dense_clips_take_raw_frames_and_sparse_ones_parts(read, folder):
         expected = clips.strided_train(60, frames=4, rate=2, rng=drawn(dense, 0))
         assert numbers(dense[0][0]) == expected.tolist()
         assert numbers(sparse[0][0]) == clips.sparse_train(60, frames=4, rng=drawn(sparse, 0)).tolist()
+
+
+def test_several_clips_of_a_video_that_is_read_once(read, folder, monkeypatch):
+    """The first is the one that there would be alone; each has its copies."""
+    reads = []
+    monkeypatch.setattr(Video, "frames", lambda video, which, of=Video.frames: reads.append(which) or of(video, which))
+    spec = dataclasses.replace(LARGE, augment=dataclasses.replace(LARGE.augment, clips=3, copies=6))
+    data = read("a.mp4 1\n", root=str(folder), spec=spec)
+    found, rng = [numbers(item) for item in data[0]], drawn(data, 0)
+    expected = [clips.strided_train(60, frames=4, rate=2, rng=rng).tolist() for _ in range(3)]
+    assert found == [expected[0], expected[0], expected[1], expected[1], expected[2], expected[2]]
+    assert len({tuple(clip) for clip in found}) == 3
+    assert len(reads) == 1
 
 
 def test_test_views_of_both_samplings(read, folder):

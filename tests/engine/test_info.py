@@ -154,9 +154,15 @@ def test_a_small_videomae_equals_fvcore_but_for_the_tokens_it_does_not_embed():
     assert found.hidden == 24 * 24 * (3 * 2 * 8 * 8)  # tokens, width, values of a patch
 
 
-@pytest.mark.parametrize("name", ["MViT", "S3D", "ViT", "VideoMAE"])
+# A plain ViT, which is all that MaskMViT can be.
+PLAIN = {"MVIT__PATCH_KERNEL": [2, 16, 16], "MVIT__PATCH_STRIDE": [2, 16, 16], "MVIT__PATCH_PADDING": [0, 0, 0]}
+
+
+@pytest.mark.parametrize("name", ["MViT", "MaskMViT", "S3D", "ViT", "VideoMAE"])
 def test_parts_add_up_and_parameters_are_those_of_the_model(name):
-    cfg = config.load([], [*SHARED, *settings(MODEL__MODEL_NAME=name, MASK__RATIO=0.9 * (name == "VideoMAE"))])
+    masked = {"MASK__RATIO": 0.9} if name in ("MaskMViT", "VideoMAE") else {}
+    own = PLAIN if name == "MaskMViT" else {}
+    cfg = config.load([], [*SHARED, *settings(MODEL__MODEL_NAME=name, **masked, **own)])
     found = info.model_info(cfg, depth=2)
     with torch.device("meta"):
         model = built(cfg)
@@ -173,7 +179,7 @@ def test_parts_add_up_and_parameters_are_those_of_the_model(name):
 def test_every_registered_model_is_covered():
     config.registry.discover()
     ours = {name for name in MODELS if MODELS[name].build.__module__.startswith("videorl.")}
-    assert ours == {"MViT", "S3D", "ViT", "VideoMAE"}, "add it to the test above"
+    assert ours == {"MViT", "MaskMViT", "S3D", "ViT", "VideoMAE"}, "add it to the test above"
 
 
 def test_attention_is_counted():

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from videorl.evals.reconstruction import FRAMES, SHOWN, SIDE, Reconstruction, errors, pictures, reduced
-from videorl.metrics.pixels import painted, patches, standardised
+from videorl.metrics.pixels import Targets, painted, patches
 from videorl.registry import UserError
 from videorl.spec import Clip, Masking, Spec, Views
 
 T, S, PATCH = 4, 16, (2, 8, 8)
 GRID = (2, 2, 2)
 P = 2 * 8 * 8 * 3
+TARGETS = Targets(PATCH)
 
 
 def batch(seed: int = 0, clips: int = 2, overlap: bool = False) -> dict[str, torch.Tensor]:
@@ -38,8 +39,8 @@ class Constant:
 
 
 def evaluation(views: Views = Views(), **keys) -> Reconstruction:  # noqa: B008
-    spec = Spec(Clip(T, 1, S, S), patch=PATCH, masking=Masking(0.75), views=views)
-    return Reconstruction(spec, **keys)
+    spec = Spec(Clip(T, 1, S, S), patch=PATCH, masking=Masking(0.75, **keys), views=views)
+    return Reconstruction(spec)
 
 
 def slow(one: dict, predicted: torch.Tensor, normalise: bool) -> tuple[float, float, int]:
@@ -85,10 +86,10 @@ def test_metrics_equal_slow_loops(normalise, overlap):
 
 def test_perfect_and_empty_predictions():
     one = batch()
-    target = standardised(patches(one["pixels"], one["masked"], PATCH))
+    target = TARGETS(one["pixels"], one["masked"])
     given = one["pixels"], one["visible"], one["masked"]
-    assert float(errors(*given, target, PATCH, True)["error"].sum()) == 0
-    of_zero = errors(*given, torch.zeros_like(target), PATCH, True)
+    assert float(errors(*given, target, TARGETS)["error"].sum()) == 0
+    of_zero = errors(*given, torch.zeros_like(target), TARGETS)
     assert torch.allclose(of_zero["error"], of_zero["baseline"])
     assert float((of_zero["baseline"] / of_zero["values"]).mean()) == pytest.approx(127 / 128, rel=1e-4)
 
@@ -117,8 +118,8 @@ def test_views_of_a_video_are_one_row():
 
 def test_true_statistics_give_back_the_clip_and_those_of_neighbours_do_not():
     one = batch()
-    target = standardised(patches(one["pixels"], one["masked"], PATCH))
-    made = pictures(one["pixels"], one["visible"], one["masked"], target, PATCH, True)
+    target = TARGETS(one["pixels"], one["masked"])
+    made = pictures(one["pixels"], one["visible"], one["masked"], target, TARGETS)
     original, seen, guessed, true = made.unbind(1)
     assert torch.equal(original, one["pixels"])
     assert torch.equal(true, one["pixels"])
@@ -155,7 +156,23 @@ def test_what_is_hidden_and_not_predicted_stays_grey():
 
 
 def _given(one: dict) -> dict:
-    return {**{k: one[k] for k in ("pixels", "visible", "masked")}, "patch": PATCH, "normalise": True}
+    return {**{k: one[k] for k in ("pixels", "visible", "masked")}, "targets": TARGETS}
+
+
+def test_of_first_frames_only_these_are_shown():
+    one = batch()
+    targets = Targets(PATCH, first_frame=True)
+    perfect = targets(one["pixels"], one["masked"])
+    made = pictures(**{**_given(one), "targets": targets}, predicted=perfect)
+    original, seen, guessed, true = made.unbind(1)
+    assert torch.equal(original, one["pixels"][:, ::2])
+    assert torch.equal(true, original)
+    assert not torch.equal(guessed, original)
+    assert patches(seen, one["masked"], (1, 8, 8)).unique().tolist() == pytest.approx([128 / 255])
+    found = errors(*(one[k] for k in ("pixels", "visible", "masked")), perfect, targets)
+    assert float(found["error"].sum()) == 0
+    assert found["values"].tolist() == [6 * 8 * 8 * 3] * 2
+    assert "every 2nd frame alone, pixels standardised by patch;" in evaluation(target="frame").protocol
 
 
 def test_the_first_videos_are_kept_as_pictures():

@@ -1,6 +1,7 @@
 """The loss of masked autoencoders against the golden figures of V-SWIFT and VideoMAE V2, and a loop over tokens."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,18 +82,20 @@ def test_gradient_of_one_token():
 
 
 def test_pixels_as_they_are():
-    batch, loss = draw(), MaskedPixels(SPEC, normalise=False)
+    batch, loss = draw(), MaskedPixels(replace(SPEC, masking=Masking(0.75, normalise=False)))
     first = batch["pixels"][0, :2, :, :4, 4:].permute(0, 2, 3, 1).flatten() / 255  # token 1
     torch.testing.assert_close(loss.targets(batch["pixels"], MASKED)[0, 0], first)
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-def test_one_key_says_what_the_loss_and_its_evaluation_take_for_targets(normalise):
+@pytest.mark.parametrize(("normalise", "target"), [(True, "tubelet"), (False, "tubelet"), (True, "frame")])
+def test_one_key_says_what_the_loss_and_its_evaluation_take_for_targets(normalise, target):
     named = ["LOSSES.a.NAME", "masked_pixels", "EVALS.b.NAME", "reconstruction", "EVALS.b.DATASET", "kinetics"]
-    cfg = config.load([], [*named, "MASK.RATIO", "0.9", "MASK.NORMALISE", str(normalise)])
+    named += ["MASK.RATIO", "0.9", "MASK.NORMALISE", str(normalise), "MASK.TARGET", target]
+    cfg = config.load([], named)
     for what, name in ((LOSSES, "a"), (EVALS, "b")):
         entry, values = config.component(cfg, what, name)
-        assert entry(config.spec(cfg), values=values).normalise is normalise
+        targets = entry(config.spec(cfg), values=values).targets
+        assert (targets.standard, targets.first_frame) == (normalise, target == "frame")
 
 
 def test_every_key_is_documented():

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from videorl.metrics.pixels import painted, patches, places, restored, standardised, unseen
+from videorl.metrics.pixels import Targets, painted, patches, places, unseen
 
 PATCH = (2, 4, 4)
 GRID = (2, 3, 2)  # of clips with 4 frames, 12 rows, 8 columns
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+TARGETS = Targets(PATCH)
 
 
 def clips(seed: int = 0) -> torch.Tensor:
@@ -64,26 +66,51 @@ def test_unseen_is_set_difference(share):
 
 def test_standardised_by_patch_and_colour():
     values = patches(clips(), INDEX, PATCH).double()
-    found = standardised(values)
+    found = TARGETS.standardised(values)
     for b, k, colour in [(0, 0, 0), (0, 3, 2), (1, 1, 1)]:
         own = values[b, k, colour::3]
         expected = (own - own.mean()) / (own.var(unbiased=True).sqrt() + 1e-6)
         torch.testing.assert_close(found[b, k, colour::3], expected, atol=1e-12, rtol=1e-12)
 
 
-def test_a_flat_patch_becomes_zero():
-    assert standardised(torch.full((1, 2, 96), 0.25)).eq(0).all()
+@pytest.mark.parametrize("standard", [True, False])
+def test_first_frames_are_standardised_over_all_colours(standard):
+    targets = Targets(PATCH, standard, first_frame=True, mean=MEAN, std=STD)
+    assert (targets.step, targets.shape, targets.size) == (2, (1, 4, 4), 48)
+    found = targets(clips().double(), INDEX)
+    for b, k in [(0, 0), (0, 3), (1, 1)]:
+        frame = torch.tensor(slow_patch(clips()[b], int(INDEX[b, k])), dtype=torch.float64)[:48].view(16, 3)
+        expected = (frame - torch.tensor(MEAN)) / torch.tensor(STD)
+        if standard:
+            expected = (expected - expected.mean()) / (expected.var(unbiased=True) + 1e-6).sqrt()
+        torch.testing.assert_close(found[b, k], expected.flatten(), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("first_frame", [True, False])
+def test_a_flat_patch_becomes_zero(first_frame):
+    flat = torch.full((1, 4, 3, 12, 8), 64, dtype=torch.uint8)
+    assert Targets(PATCH, first_frame=first_frame)(flat, INDEX[:1]).abs().max() < 1e-3
 
 
 def test_the_way_back():
     pixels, other = clips(), clips(1)
     values = patches(pixels, INDEX, PATCH)
-    torch.testing.assert_close(restored(standardised(values), values), values)
+    torch.testing.assert_close(
+        TARGETS.restored(TARGETS.standardised(values.clone()), *TARGETS.statistics(values)), values
+    )
     moved = painted(other, INDEX, values, PATCH)
     assert patches(moved, INDEX, PATCH).equal(values)
     rest = torch.tensor([[t for t in range(12) if t not in row] for row in INDEX.tolist()])
     assert patches(moved, rest, PATCH).equal(patches(other, rest, PATCH))
     assert other.equal(clips(1))
+
+
+def test_the_way_back_of_first_frames():
+    targets = Targets(PATCH, first_frame=True, mean=MEAN, std=STD)
+    values = patches(clips()[:, ::2], INDEX, (1, 4, 4))
+    scaled = targets.scaled(values)
+    back = targets.restored(targets(clips(), INDEX), *targets.statistics(scaled))
+    torch.testing.assert_close(targets.unscaled(back), values)
 
 
 def test_painted_pixels_stay_in_range():

@@ -10,6 +10,7 @@ import torch
 
 from videorl.data import clips, masks
 from videorl.data.frame_cache import open_cached
+from videorl.data.regions import Cut
 from videorl.data.transforms import TrainTransform, test_view
 from videorl.registry import UserError
 from videorl.spec import Spec
@@ -46,9 +47,13 @@ class ClipDataset:
     """Clips of labelled videos. A subclass reads its annotations into `Records` and hands them over.
 
     `ds[i]` depends only on (spec.seed, ds.epoch, i). It is a list of dicts: for split "train" `spec.augment.copies`
-    augmented copies of one clip, else one for each of `spec.views`, the views in order (clip by clip, crop by crop).
+    augmented copies, equally many of each of `spec.augment.clips` clips, else one for each of `spec.views`, the views
+    in order (clip by clip, crop by crop).
     The clip is `video`, or with `spec.masking` it is `pixels` beside its `visible` and `masked` tokens: of a training
-    copy other ones in each epoch, of a view always the same. Raises `VideoError` where the file cannot be read.
+    copy other ones in each epoch, of a view always the same. With `spec.augment.on_device` a training clip comes as
+    `regions` and `cuts`, of which the device makes it (see `regions`).
+
+    Raises `VideoError` where the file cannot be read.
     """
 
     def __init__(self, spec: Spec, split: str, records: Records, *, uniform: bool = False, offset: bool = False):
@@ -93,22 +98,30 @@ class ClipDataset:
         """A context manager that gives the frames of sample i; a subclass may have others than those of a file."""
         return open_cached(self.path(i), self.spec.reading)
 
-    def _inputs(self, clip: torch.Tensor, i: int, k: int) -> dict[str, torch.Tensor]:
+    def _inputs(self, clip: torch.Tensor | tuple[torch.Tensor, Cut], i: int, k: int) -> dict[str, object]:
         """What the model gets of copy or view k of sample i."""
+        if isinstance(clip, tuple):
+            inputs = dict(zip(("regions", "cuts"), clip, strict=True))
+        else:
+            inputs = {"video" if self.grid is None else "pixels": clip}
         if self.grid is None:
-            return {"video": clip}
+            return inputs
         epoch = self.epoch if self.split == "train" else 0
         # One number more than `_random` has: the augmentation is the same with and without masks.
         rng = np.random.default_rng([self.spec.seed, epoch, i, k + 1, 1])
         visible, masked = map(torch.from_numpy, masks.draw(rng, self.grid, self.spec.masking))
-        return {"pixels": clip, "visible": visible, "masked": masked}
+        return {**inputs, "visible": visible, "masked": masked}
 
     def _random(self, i: int, copy: int = -1) -> np.random.Generator:
         return np.random.default_rng([self.spec.seed, self.epoch, i, copy + 1])
 
-    def _train_clips(self, video, i: int) -> list[torch.Tensor]:
-        frames = video.frames(self._train_indices(video, self._random(i)))
-        return [self.transform(frames, self._random(i, copy)) for copy in range(self.spec.augment.copies)]
+    def _train_clips(self, video, i: int) -> list:
+        augment, rng = self.spec.augment, self._random(i)
+        indices = [self._train_indices(video, rng) for _ in range(augment.clips)]
+        frames = video.frames(np.concatenate(indices)).split(self.spec.clip.frames)
+        clip = self.transform.region if augment.on_device else self.transform
+        copies = range(augment.copies)
+        return [clip(frames[copy * augment.clips // len(copies)], self._random(i, copy)) for copy in copies]
 
     def _train_indices(self, video, rng) -> np.ndarray:
         clip = self.spec.clip

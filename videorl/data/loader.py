@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from videorl.data.quarantine import Bad, Quarantine
+from videorl.data.regions import end_to_end
 from videorl.data.video import VideoError
 from videorl.registry import UserError
 
@@ -186,11 +187,13 @@ def _no_note(index: int) -> None:
 
 
 def collate(items: list[dict]) -> dict:
-    """Dicts of equal keys to one dict: tensors are stacked, other values listed."""
-    return {key: _together([item[key] for item in items]) for key in items[0]}
+    """Dicts of equal keys to one dict: tensors are stacked, `regions` joined end to end, other values listed."""
+    return {key: _together([item[key] for item in items], key) for key in items[0]}
 
 
-def _together(values: list):
+def _together(values: list, key: str):
+    if key == "regions":
+        return end_to_end(values)
     if not isinstance(values[0], (torch.Tensor, np.ndarray)):
         return values
     tensors = [torch.as_tensor(v) for v in values]

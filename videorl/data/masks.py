@@ -13,7 +13,12 @@ from videorl.spec import Masking, Spec
 
 Grid = tuple[int, int, int]
 
-CHOICES = {"kind": ("tube", "random"), "rounding": ("keep", "mask"), "decoder": ("all", "running_cell")}
+CHOICES = {
+    "kind": ("tube", "random"),
+    "rounding": ("keep", "mask"),
+    "decoder": ("all", "running_cell"),
+    "target": ("tubelet", "frame"),
+}
 # Tokens of a cell that are left out, in reading order; one frame later they are those of the numbers rolled by one.
 CELL = (True, False, False, True)
 

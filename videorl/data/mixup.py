@@ -80,8 +80,8 @@ def mix_rows(values: torch.Tensor, mix: Mix) -> torch.Tensor:
 class Mixer:
     """Mixes the labels of a collated batch and leaves in `batch["mix"]` how its video is to be mixed on the device.
 
-    `sizes`: classes of each label space. One draw for a whole optimizer step, from (seed, epoch, step): every
-    micro-batch of every rank is mixed alike, and `Plan.chunks` keeps partners together.
+    `sizes`: classes of each label space; `settings`: of `draw`. One draw for a whole optimizer step, from (seed, epoch,
+    step): every micro-batch of every rank is mixed alike, and `Plan.chunks` keeps partners together.
 
     Where the partner is of another label space, its targets and its share of the sample go to that space's head.
     The published MultiTrain smooths all heads by one number of classes (`paper_classes`) and leaves shares unmixed, so
@@ -95,8 +95,7 @@ class Mixer:
     paper_classes: int = 0
 
     def __call__(self, batch: dict, job) -> dict:
-        height, width = batch["video"].shape[-2:]
-        mix = draw(np.random.default_rng([self.seed, job.epoch, job.step]), height=height, width=width, **self.settings)
+        mix = draw(np.random.default_rng([self.seed, job.epoch, job.step]), **self.settings)
         return {**batch, **self.targets(batch["labels"], batch.get("spaces"), mix), "mix": mix}
 
     def targets(self, labels: torch.Tensor, spaces: torch.Tensor | None, mix: Mix) -> dict[str, torch.Tensor]:

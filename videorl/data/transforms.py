@@ -18,11 +18,13 @@ import torch.nn.functional as F
 from PIL import Image
 
 from videorl.data.randaug import FILL, Op, RandAugment, color_jitter
+from videorl.data.regions import Axis, Cut
 from videorl.registry import UserError
 from videorl.spec import Augment
 
 # Where a multi-scale crop may lie: quarters of the room below and right of it, in the published order.
 PLACES = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3))
+LARGEST = 2  # times a clip's pixels: of more the worker makes the clip, which takes it no longer than to send them
 TABLE_VALUES = 2**22  # of the table that `warp` gathers from: more would leave the cache, and large videos the memory
 
 
@@ -76,12 +78,24 @@ class TrainTransform:
         """uint8 [T, H, W, 3] -> uint8 [T, 3, S, S] (a view of memory in the order of [T, S, S, 3])."""
         window = self._window(*frames.shape[1:3], rng)
         clip = view_of(frames, window, self._operations(rng))  # [T, S, S, 3]
-        if self.augment.flip and rng.random() < 0.5:
+        if self._mirrors(rng):
             clip = clip.flip(2)
         if rng.random() < self.augment.erase_prob:
             clip = clip.clone(memory_format=torch.contiguous_format)  # it may be a view of the frames
             self._erase(clip.numpy(), rng)
         return clip.permute(0, 3, 1, 2)
+
+    def region(self, frames: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, Cut]:
+        """What the device makes the same clip of (see `regions`). Crop and flip alone, whatever else is switched on."""
+        window, mirrored = self._window(*frames.shape[1:3], rng), self._mirrors(rng)
+        part, how = taken(frames, window, mirrored)
+        if how.rows.length * how.columns.length <= LARGEST * self.size**2:
+            return part, how
+        ready = Window((0, 0, self.size, self.size), (self.size, self.size), (0, 0), self.size)
+        return taken(cut(frames, window), ready, mirrored)
+
+    def _mirrors(self, rng) -> bool:
+        return self.augment.flip and rng.random() < 0.5
 
     def _window(self, height: int, width: int, rng) -> Window:
         if self.augment.crop_scales:
@@ -252,6 +266,28 @@ def cut(frames: torch.Tensor, window: Window) -> torch.Tensor:
     if (height, width) != window.resized:
         region = F.interpolate(region, window.resized, mode="bilinear", align_corners=False, antialias=window.antialias)
     return region[:, :, y : y + size, x : x + size].permute(0, 2, 3, 1)
+
+
+def taken(frames: torch.Tensor, window: Window, mirrored: bool) -> tuple[torch.Tensor, Cut]:
+    """The part of the frames [T, H, W, 3] that the window shows, a view of them, and how the clip is made of it."""
+    top, left, height, width = window.region
+    (sx, _, x), (_, sy, y), _ = window.affine().tolist()
+    rows, down = _shown(top, height, y, sy, window)
+    columns, across = _shown(left, width, x, sx, window)
+    if mirrored:
+        across = across._replace(first=across.first + window.size * across.step, step=-across.step)
+    return frames[:, rows, columns], Cut(len(frames), down, across, window.size)
+
+
+def _shown(low: int, length: int, first: float, step: float, window: Window) -> tuple[slice, Axis]:
+    """The pixels along an axis of the frame, from `low` on, that the window's pixels are means of, and these as axis.
+
+    `first` and `step`: the map from the window's pixels to the frame's.
+    """
+    reach = max(step, 1.0) if window.antialias else 1.0
+    start = max(low, math.floor(first + step / 2 - reach))
+    stop = min(low + length, math.ceil(first + step * (window.size - 0.5) + reach))
+    return slice(start, stop), Axis(stop - start, first - start, step, reach)
 
 
 def warp(frames: torch.Tensor, affine: np.ndarray, size: int, resample: Image.Resampling) -> torch.Tensor:

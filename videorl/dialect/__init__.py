@@ -33,7 +33,7 @@ def translate(settings: list[Setting]) -> list[Setting]:
     _check_model(last, rules)
     if refused:
         raise UserError(refused[0] + (f" (and {len(refused) - 1} more, see above)" if refused[1:] else ""))
-    kept: list[list[Setting]] = [_translated(setting, rules) for setting in settings]
+    kept: list[list[Setting]] = [_translated(setting, rules, last) for setting in settings]
     front = []
     for made in (made for family in FAMILIES for made in family.made(last)):
         place, setting = _placed(made, settings, last)
@@ -99,7 +99,7 @@ def _off_switch(rule: Rule, last: Last) -> str:
     return ""
 
 
-def _translated(setting: Setting, rules: Mapping[str, Rule]) -> list[Setting]:
+def _translated(setting: Setting, rules: Mapping[str, Rule], last: Last) -> list[Setting]:
     """What takes the place of one setting: keys that are made of several come later, see `Made`."""
     name = ".".join(setting.path)
     if setting.value == {} and any(rule.startswith(f"{name}.") for rule in rules):
@@ -107,6 +107,8 @@ def _translated(setting: Setting, rules: Mapping[str, Rule]) -> list[Setting]:
     match rules.get(name):
         case None:
             return [setting]
+        case Renamed() as rule if _off_switch(rule, last):
+            return []
         case Renamed(to):
             return [setting._replace(path=tuple(path.split("."))) for path in to]
         case Values() as rule if rule.of(setting.value) != plain(setting.value):
@@ -154,11 +156,12 @@ def sugar(cfg: CfgNode, given: set[str]) -> list[tuple[tuple[str, ...], object]]
         return not named or any(name.startswith(f"EVALS.{evaluation}.") for name in given)
 
     entries = {}
+    evaluation = "reconstruction" if cfg.MASK.RATIO else "views"
     if not any(name.startswith("LOSSES.") for name in given):
         entries["LOSSES", cfg.MODEL.LOSS_FUNC] = {"NAME": cfg.MODEL.LOSS_FUNC}
     if cfg.TRAIN.EVAL_PERIOD > 0 and wanted("val"):
         entries["EVALS", "val"] = {
-            "NAME": "views",
+            "NAME": evaluation,
             "DATASET": cfg.TRAIN.DATASET,
             "SPLIT": "val",
             "EVERY": cfg.TRAIN.EVAL_PERIOD,
@@ -166,7 +169,7 @@ def sugar(cfg: CfgNode, given: set[str]) -> list[tuple[tuple[str, ...], object]]
         }
     if wanted("test"):
         entries["EVALS", "test"] = {
-            "NAME": "views",
+            "NAME": evaluation,
             "DATASET": cfg.TEST.DATASET,
             "SPLIT": "test",
             "CLIPS": 0,

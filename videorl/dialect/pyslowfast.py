@@ -1,11 +1,10 @@
 """Keys of facebookresearch/SlowFast (slowfast/config/defaults.py) that videorl does not have under that name."""
 
-from videorl.dialect.rules import Combined, Ignored, Last, Made, Rule, Unsupported, Values, given, rows
+from videorl.dialect.rules import Combined, Ignored, Last, Made, Renamed, Rule, Unsupported, Values, given, is_on, rows
 
 # Published model -> the registered one; None: not in this version.
 MODELS = dict.fromkeys(
     [
-        "MaskMViT",
         "SlowFast",
         "ResNet",
         "X3D",
@@ -22,6 +21,7 @@ NOT_INFLATED = "weights are taken by name and shape; those of image models are n
 NOT_READ = "PySlowFast does not read it for videos"
 OTHER_MODEL = "no model of this version reads it"
 OFF = (False,)
+ONLY_MAE = "of the masked pre-trainings only that of MAE is here (k400_VIT_B_16x4_MAE_PT.yaml and its like)"
 
 RULES: dict[str, Rule] = {
     # Values that have other names here
@@ -29,6 +29,7 @@ RULES: dict[str, Rule] = {
     "AUG.COLOR_JITTER": Values({None: 0.0}),
     "SOLVER.CLIP_GRAD_VAL": Values({None: 0.0}),
     "SOLVER.CLIP_GRAD_L2NORM": Values({None: 0.0}),
+    "MODEL.LOSS_FUNC": Values({"multi_mse": "masked_pixels"}),
     "SOLVER.OPTIMIZING_METHOD": Values({"mt_adamw": "adamw", "zero_sgd": "sgd", "zero_adamw": "adamw"}),
     # Training
     "TASK": Ignored("MODEL and LOSSES say what is trained; checkpoints bear no prefix"),
@@ -53,11 +54,7 @@ RULES: dict[str, Rule] = {
     **rows("DATA", "LOADER_CHUNK_SIZE LOADER_CHUNK_OVERALL_SIZE", Ignored("a csv is read once, as a compact table")),
     "DATA.SKIP_ROWS": Unsupported("every line of train.csv is read", (0,), refused=True),
     "DATA.DUMMY_LOAD": Unsupported("videos are always read", OFF, refused=True),
-    **rows(
-        "DATA",
-        "TRAIN_CROP_NUM_TEMPORAL TRAIN_CROP_NUM_SPATIAL",
-        Unsupported("one clip is cut from a video; for more copies of it see AUG.NUM_SAMPLE", (1,), refused=True),
-    ),
+    "DATA.TRAIN_CROP_NUM_SPATIAL": Unsupported("for more crops of a clip see AUG.NUM_SAMPLE", (1,), refused=True),
     **rows(
         "DATA",
         "TRAIN_JITTER_MOTION_SHIFT SSL_COLOR_JITTER SSL_MOCOV2_AUG",
@@ -90,7 +87,6 @@ RULES: dict[str, Rule] = {
     "MVIT.POOL_KV_STRIDE": Unsupported("set POOL_KV_STRIDE_ADAPTIVE", ([], None), refused=True),
     "MVIT.NORM_STEM": Unsupported("tokens are not normalised before the first block", OFF, refused=True),
     "MVIT.SEPARATE_QKV": Unsupported("queries, keys and values have one weight matrix", OFF, refused=True),
-    "MVIT.USE_FIXED_SINCOS_POS": Unsupported("absolute positions are learned", OFF, refused=True),
     "MVIT.REL_POS_ZERO_INIT": Unsupported("relative positions begin with normal numbers", OFF, refused=True),
     "MVIT.REV.ENABLE": Unsupported("blocks are not reversible", OFF, refused=True),
     **rows("MVIT.REV", "RESPATH_FUSE BUFFER_LAYERS RES_PATH PRE_Q_FUSION", Ignored("read with MVIT.REV.ENABLE alone")),
@@ -98,20 +94,24 @@ RULES: dict[str, Rule] = {
     **rows("SOLVER", "GAMMA STEP_SIZE WARMUP_FACTOR", Ignored("no learning-rate policy reads it")),
     "SOLVER.LARS_ON": Unsupported("the optimizer is not wrapped in LARS", OFF, refused=True),
     # Masked pre-training
-    "AUG.GEN_MASK_LOADER": Unsupported("masks are those of VideoMAE, see MASK.RATIO", OFF, refused=True),
-    "AUG.MASK_RATIO": Unsupported("masks are those of VideoMAE, see MASK.RATIO", (0.0,), refused=True),
+    "AUG.GEN_MASK_LOADER": Unsupported(ONLY_MAE, OFF, refused=True),
+    "AUG.MASK_RATIO": Renamed(("MASK.RATIO",)),
     **rows(
         "AUG",
         "MASK_TUBE MASK_FRAMES MASK_WINDOW_SIZE MAX_MASK_PATCHES_PER_BLOCK",
-        Ignored("read with MASK_RATIO alone"),
+        Ignored("read with GEN_MASK_LOADER alone"),
     ),
-    **rows(
-        "MASK",
-        "ENABLE MAE_ON MAE_RND_MASK PER_FRAME_MASKING TIME_STRIDE_LOSS NORM_PRED_PIXEL SCALE_INIT_BY_DEPTH"
-        " DECODER_EMBED_DIM DECODER_SEP_POS_EMBED DEC_KV_KERNEL DEC_KV_STRIDE PRETRAIN_DEPTH HEAD_TYPE DECODER_DEPTH"
-        " PRED_HOG",
-        Unsupported(OTHER_MODEL),
-    ),
+    "MASK.ENABLE": Combined("MASK.KIND random, MASK.TARGET frame, TRAIN.BEST_METRIC and MODEL.PATCH_SIZE, if it is on"),
+    **rows("MASK", "MAE_ON MAE_RND_MASK TIME_STRIDE_LOSS", Unsupported(ONLY_MAE, (True,), True, needs="MASK.ENABLE")),
+    **rows("MASK", "PER_FRAME_MASKING PRED_HOG", Unsupported(ONLY_MAE, OFF, True, needs="MASK.ENABLE")),
+    "MASK.HEAD_TYPE": Unsupported(ONLY_MAE, ("separate_xformer",), True, needs="MASK.ENABLE"),
+    "MASK.PRETRAIN_DEPTH": Ignored("what the last block gives is decoded", needs="MASK.ENABLE"),
+    "MASK.NORM_PRED_PIXEL": Renamed(("MASK.NORMALISE",), needs="MASK.ENABLE"),
+    "MASK.DECODER_EMBED_DIM": Renamed(("MVIT.DECODER_EMBED_DIM",), needs="MASK.ENABLE"),
+    "MASK.DECODER_DEPTH": Renamed(("MVIT.DECODER_DEPTH",), needs="MASK.ENABLE"),
+    "MASK.DECODER_SEP_POS_EMBED": Unsupported("the decoder has one table", OFF, True, needs="MASK.ENABLE"),
+    "MASK.SCALE_INIT_BY_DEPTH": Unsupported("initial weights depend on no depth", OFF, True, needs="MASK.ENABLE"),
+    **rows("MASK", "DEC_KV_KERNEL DEC_KV_STRIDE", Ignored("it is for decoders that pool", needs="MASK.ENABLE")),
     "VIS_MASK.ENABLE": Unsupported("tools/reconstruct.py makes pictures of masked clips", OFF),
     # Convolutional and contrastive models
     **rows(
@@ -187,6 +187,21 @@ RULES: dict[str, Rule] = {
 
 
 def made(last: Last) -> list[Made]:
+    """Settings that follow from several published ones."""
+    return _tests(last) + _masks(last)
+
+
+def _masks(last: Last) -> list[Made]:
+    """What PySlowFast's masked autoencoder always does, in keys that leave it open here."""
+    switch, kernel = "MASK.ENABLE", "MVIT.PATCH_KERNEL"
+    if not is_on(last, switch):
+        return []
+    patch = [Made("MODEL.PATCH_SIZE", last[kernel].value, (kernel,))] if kernel in last else []
+    always = {"MASK.KIND": "random", "MASK.TARGET": "frame", "TRAIN.BEST_METRIC": "val/explained"}
+    return [*(Made(name, value, (switch,)) for name, value in always.items()), *patch]
+
+
+def _tests(last: Last) -> list[Made]:
     """NUM_TEMPORAL_CLIPS [5, 7, 10]: a test with each number of clips."""
     name = "TEST.NUM_TEMPORAL_CLIPS"
     numbers = given(last, name, [], list[int])

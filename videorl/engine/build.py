@@ -107,7 +107,25 @@ def dataset(cfg, name: str, split: str, views: Views | None = None, machine: int
 
 
 def _spec(cfg, machine: int, views: Views | None = None, space: str = "") -> Spec:
-    return replace(config.spec(cfg, views, space), seed=seed_of(cfg.RNG_SEED, machine))
+    spec = config.spec(cfg, views, space)
+    # Evaluations, which have views, take few clips and slice their batches: the workers resize for them.
+    augment = replace(spec.augment, on_device=views is None and resizes_on_device(cfg))
+    return replace(spec, augment=augment, seed=seed_of(cfg.RNG_SEED, machine))
+
+
+def resizes_on_device(cfg) -> bool:
+    """What DATA.RESIZE_ON_DEVICE means for this recipe. Raises `UserError` for `always` where that cannot be."""
+    wanted, augment = cfg.DATA.RESIZE_ON_DEVICE, config.spec(cfg).augment
+    changes = {"AA_TYPE": augment.rand_augment, "COLOR_JITTER": augment.color_jitter, "RE_PROB": augment.erase_prob}
+    on = [f"AUG.{key} {value}" for key, value in changes.items() if value]
+    if wanted not in ("auto", "always", "never"):
+        raise UserError(f"DATA.RESIZE_ON_DEVICE {wanted!r}: expected auto, always or never")
+    if wanted == "always" and on:
+        raise UserError(
+            f"DATA.RESIZE_ON_DEVICE always: expected clips that are cropped and mirrored alone, found {', '.join(on)},"
+            " which the workers do; set it to auto or never, or these to nothing"
+        )
+    return wanted == "always" or (wanted == "auto" and not on and dist.device().type == "cuda")
 
 
 def seed_of(seed: int, machine: int) -> int:
@@ -264,6 +282,8 @@ def _mixer(cfg, plan: Plan) -> Mixer:
         "cutmix_alpha": node.CUTMIX_ALPHA,
         "prob": node.PROB,
         "switch_prob": node.SWITCH_PROB,
+        "height": cfg.DATA.TRAIN_CROP_SIZE,
+        "width": cfg.DATA.TRAIN_CROP_SIZE,
     }
     sizes = tuple(config.spec(cfg).labels.values())
     paper_classes = cfg.MODEL.NUM_CLASSES if cfg.MULTI.PAPER_QUIRKS else 0

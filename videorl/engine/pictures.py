@@ -3,15 +3,19 @@
 import numpy as np
 import torch
 
+from videorl.data import regions
 from videorl.metrics.classification import confusion
 
 
 def clip_strip(batch: dict, clips: int = 4) -> np.ndarray:
     """uint8 [3, clips * H, T * W]: frames of the first clips of a batch, a row each.
 
-    The batch holds `video`, or `pixels` where clips are masked: [B, T, 3, H, W] uint8.
+    The batch holds `video`, or `pixels` where clips are masked: [B, T, 3, H, W] uint8; or what these are made of.
     """
-    video = batch["video" if "video" in batch else "pixels"][:clips]
+    if "regions" in batch:
+        video = regions.clips(batch["regions"], batch["cuts"][:clips])
+    else:
+        video = batch["video" if "video" in batch else "pixels"][:clips]
     n, t, c, h, w = video.shape
     return video.permute(2, 0, 3, 1, 4).reshape(c, n * h, t * w).numpy()
 

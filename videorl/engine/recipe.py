@@ -16,7 +16,8 @@ def parts(cfg, optimizer: torch.optim.Optimizer, rate: float) -> list[str]:
         f"CutMix {mix.CUTMIX_ALPHA:g}": mix.ENABLE and mix.CUTMIX_ALPHA,
         f"RandAugment {augment.rand_augment}": augment.rand_augment,
         f"random erasing {augment.erase_prob:g}": augment.erase_prob,
-        f"{augment.copies} copies of each clip": augment.copies > 1,
+        f"{augment.clips} clips of a video": augment.clips > 1,
+        f"{augment.copies // augment.clips} copies of each clip": augment.copies > augment.clips,
         f"moving average of the weights {cfg.EMA.DECAY:g}": cfg.EMA.ENABLED,
         f"masks {masking.ratio:g} ({masking.kind})": masking.ratio,
     }  # fmt: skip

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from videorl import dist
+from videorl.data import regions
 from videorl.data.mixup import mix_video
 from videorl.engine.objective import Objective
 from videorl.registry import UserError
@@ -48,8 +49,14 @@ class Precision:
 
 
 def to_device(batch: Batch, device: torch.device, clip: Clip) -> dict:
-    """The batch on the device; `video` [B, T, 3, H, W] uint8 becomes [B, 3, T, H, W] normalised float."""
+    """The batch on the device; `video` [B, T, 3, H, W] uint8 becomes [B, 3, T, H, W] normalised float.
+
+    `regions` and `cuts` become `pixels` where clips are masked, else `video`.
+    """
     batch = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    if "regions" in batch:
+        made = regions.clips(batch.pop("regions"), batch.pop("cuts"))
+        batch["pixels" if "visible" in batch else "video"] = made
     if "video" in batch:
         video = normalise(batch["video"], clip)
         batch["video"] = mix_video(video, batch["mix"]) if batch.get("mix") is not None else video

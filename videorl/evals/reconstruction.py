@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videorl.metrics.pixels import painted, patches, places, restored, standardised, unseen
+from videorl.metrics.pixels import Targets, painted, patches, places, unseen
 from videorl.registry import EVALS, UserError
 from videorl.spec import Spec
 
@@ -13,33 +13,30 @@ SHOWN, FRAMES, SIDE = 8, 8, 112  # clips that are kept as pictures, their frames
 GREY = 0.5  # of what is hidden
 
 
-@EVALS.register("reconstruction", normalise="MASK.NORMALISE")
+@EVALS.register("reconstruction")
 class Reconstruction:
     """Squared error of the predicted pixels, against predicting of each patch its mean colour.
 
     Metrics: `explained`, 1 - mse / baseline_mse (1 is best, 0 no better than mean colours); `mse` and `baseline_mse`,
-    means over all values of the hidden patches that are predicted. Values are pixels standardised for each patch and
-    colour, as in VideoMAE, where the baseline is 0 and its error about 1; or pixels in 0..1.
-
-    Keys:
-        normalise: the model predicts standardised pixels
+    means over all values of the hidden patches that are predicted. Values are what MASK.TARGET and MASK.NORMALISE say:
+    pixels standardised for each patch and colour, as in VideoMAE, where the error of the baseline is about 1.
     """
 
-    def __init__(self, spec: Spec, *, normalise: bool = True):
+    def __init__(self, spec: Spec):
         if not spec.masking.ratio:
             raise UserError(
                 "EVALS: reconstruction reads masked clips, found MASK.RATIO 0; set it to that of the pre-training, or"
                 " name another evaluation, such as views"
             )
         self.views = spec.views.clips * spec.views.crops
-        self.masking, self.patch, self.normalise = spec.masking, spec.patch, normalise
+        self.masking, self.targets = spec.masking, Targets.of(spec)
         self.pictures: dict[int, Tensor] = {}  # sample index -> uint8 [4, F, 3, S, S]
 
     @property
     def protocol(self) -> str:
         masking = self.masking
         half = f", of which the decoder predicts half ({masking.decoder})" if masking.decoder != "all" else ""
-        what = "pixels standardised by patch and colour" if self.normalise else "pixels in 0..1"
+        what = described(self.targets)
         views = f"{self.views} views" if self.views > 1 else "1 view"
         return f"{masking.ratio:.0%} of the patches hidden ({masking.kind}){half}; {what}; {views} per video"
 
@@ -48,14 +45,14 @@ class Reconstruction:
         pixels, visible, masked = (batch[name] for name in ("pixels", "visible", "masked"))
         predicted = model(pixels=pixels, visible=visible, masked=masked)["predicted"].float()
         self._keep(batch, predicted)
-        found = errors(pixels, visible, masked, predicted, self.patch, self.normalise)
+        found = errors(pixels, visible, masked, predicted, self.targets)
         return {"index": batch["index"], "view": batch["view"], **found}
 
     def _keep(self, batch, predicted: Tensor) -> None:
         rows = torch.nonzero((batch["index"] < SHOWN) & (batch["view"] == 0))[:, 0]
         if len(rows):
             given = [batch[name][rows] for name in ("pixels", "visible", "masked")]
-            made = pictures(*given, predicted[rows], self.patch, self.normalise)
+            made = pictures(*given, predicted[rows], self.targets)
             for index, of_clip in zip(batch["index"][rows].tolist(), made.cpu()):
                 self.pictures[index] = reduced(of_clip)
 
@@ -85,43 +82,49 @@ class Reconstruction:
         return {"pictures": shown.numpy(), "pictured": np.searchsorted(index, sorted(kept))}
 
 
-def errors(
-    pixels: Tensor, visible: Tensor, masked: Tensor, predicted: Tensor, patch: tuple[int, int, int], normalise: bool
-) -> dict[str, Tensor]:
+def described(targets: Targets) -> str:
+    """What is predicted, in words."""
+    ordinal = {2: "2nd", 3: "3rd"}.get(targets.step, f"{targets.step}th")
+    frames = f"every {ordinal} frame alone, " if targets.step > 1 else ""
+    if not targets.standard:
+        return f"{frames}pixels {'normalised' if targets.first_frame else 'in 0..1'}"
+    return f"{frames}pixels standardised by patch{'' if targets.first_frame else ' and colour'}"
+
+
+def errors(pixels: Tensor, visible: Tensor, masked: Tensor, predicted: Tensor, targets: Targets) -> dict[str, Tensor]:
     """Of each clip `[B]` float64: `error` and `baseline`, sums of squares over its `values`. See `Reconstruction`.
 
     Tokens that are predicted though the model sees them (V2's decoder masks) do not count.
     """
-    target = patches(pixels, masked, patch)  # [B, M, P]
-    target = standardised(target) if normalise else target
+    target = targets(pixels, masked)  # [B, M, P]
     counted = unseen(masked, visible)  # [B, M]
-    from_mean = _by_colour(target) - _by_colour(target).mean(2, keepdim=True)
-    summed = {
-        k: d.double().square().sum(2) for k, d in (("error", predicted - target), ("baseline", from_mean.flatten(2)))
-    }
+    by_colour = target.unflatten(2, (-1, pixels.shape[2]))
+    from_mean = (by_colour - by_colour.mean(2, keepdim=True)).flatten(2)
+    summed = {k: d.double().square().sum(2) for k, d in (("error", predicted - target), ("baseline", from_mean))}
     found = {k: (v * counted).sum(1) for k, v in summed.items()}
     return {**found, "values": counted.sum(1).double() * target.shape[2]}
 
 
-def pictures(
-    pixels: Tensor, visible: Tensor, masked: Tensor, predicted: Tensor, patch: tuple[int, int, int], normalise: bool
-) -> Tensor:
+def pictures(pixels: Tensor, visible: Tensor, masked: Tensor, predicted: Tensor, targets: Targets) -> Tensor:
     """uint8 `[B, 4, T, 3, H, W]`: the clip, what the model sees, what it makes of it, and that with true statistics.
 
-    Standardised predictions lack the mean and contrast of each patch and colour. The third picture takes them from the
-    visible patches, which anybody has who has the prediction: weighted by 1 / distance^4 on the grid of tokens. The
-    fourth takes them from the true patch, as published visualisers do: that gives away what was to be predicted.
-    Hidden patches that are not predicted are grey.
+    Standardised predictions lack the mean and contrast of each patch. The third picture takes them from the visible
+    patches, which anybody has who has the prediction: weighted by 1 / distance^4 on the grid of tokens. The fourth
+    takes them from the true patch, as published visualisers do: that gives away what was to be predicted. Hidden
+    patches that are not predicted are grey. Where first frames alone are predicted, only these are shown.
     """
+    pixels, patch = pixels[:, :: targets.step], targets.shape
     seen = patches(pixels, visible, patch)
     hidden = _hidden(visible, pixels, patch)
     masked_clip = painted(pixels, hidden, seen.new_full((*hidden.shape, seen.shape[2]), GREY), patch)
     guessed = true = predicted
-    if normalise:
+    if targets.standard:
         grid = (pixels.shape[3] // patch[1], pixels.shape[4] // patch[2])
-        guessed = _with_statistics_near(predicted, masked, seen, visible, grid)
-        true = restored(predicted, patches(pixels, masked, patch))
-    made = [painted(painted(masked_clip, masked, v, patch), visible, seen, patch) for v in (guessed, true)]
+        near = _statistics_near(masked, targets.statistics(targets.scaled(seen)), visible, grid)
+        own = targets.statistics(targets.scaled(patches(pixels, masked, patch)))
+        guessed, true = (targets.restored(predicted, *statistics) for statistics in (near, own))
+    made = [targets.unscaled(values) for values in (guessed, true)]
+    made = [painted(painted(masked_clip, masked, values, patch), visible, seen, patch) for values in made]
     return torch.stack([pixels, masked_clip, *made], dim=1)
 
 
@@ -133,21 +136,15 @@ def _hidden(visible: Tensor, pixels: Tensor, patch: tuple[int, int, int]) -> Ten
     return hidden.nonzero()[:, 1].view(len(visible), -1)
 
 
-def _with_statistics_near(
-    predicted: Tensor, masked: Tensor, seen: Tensor, visible: Tensor, grid: tuple[int, int]
-) -> Tensor:
-    """Standardised `predicted` `[B, M, P]` with mean and contrast of the `seen` patches `[B, V, P]` nearby."""
+def _statistics_near(
+    masked: Tensor, statistics: tuple[Tensor, Tensor], visible: Tensor, grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Mean and spread of tokens `[B, M]` from those `[B, V, 1, G]` of the visible ones nearby: `[B, M, 1, G]`."""
     positions = [torch.stack(places(index, *grid), dim=2).float() for index in (masked, visible)]  # [B, M or V, 3]
     weights = (torch.cdist(*positions).clamp(min=1e-3)) ** -4  # [B, M, V]
     weights = weights / weights.sum(2, keepdim=True)
-    variance, mean = torch.var_mean(_by_colour(seen), dim=2)  # [B, V, 3]
-    mean, spread = ((weights @ of_seen)[:, :, None] for of_seen in (mean, variance.sqrt()))
-    return (_by_colour(predicted) * spread + mean).flatten(2)
-
-
-def _by_colour(patches: Tensor) -> Tensor:
-    """[B, K, P] -> [B, K, P / 3, 3]."""
-    return patches.unflatten(2, (-1, 3))
+    mean, spread = (torch.einsum("bmv,bvog->bmog", weights, values) for values in statistics)
+    return mean, spread
 
 
 def reduced(clips: Tensor) -> Tensor:

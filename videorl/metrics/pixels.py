@@ -4,11 +4,95 @@ Tong et al., VideoMAE, NeurIPS 2022. Tokens are numbered by time, row and column
 of a patch are in order of frame, row, column, colour.
 """
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 EPS = 1e-6
 Grid = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a masked autoencoder predicts of a token of shape `patch`: P values.
+
+    Its pixels in 0..1 and, if `standard`, with mean 0 and variance 1 for each colour, as in VideoMAE. Or, with
+    `first_frame`, those of its first frame alone, less `mean` and divided by `std`, with mean 0 and variance 1 over all
+    colours: as in PySlowFast, after Feichtenhofer et al., Masked Autoencoders As Spatiotemporal Learners, NeurIPS 2022.
+    """
+
+    patch: Grid
+    standard: bool = True
+    first_frame: bool = False
+    mean: tuple[float, ...] = (0.45, 0.45, 0.45)
+    std: tuple[float, ...] = (0.225, 0.225, 0.225)
+
+    @classmethod
+    def of(cls, spec) -> "Targets":
+        """Those of a `videorl.spec.Spec`."""
+        masking, clip = spec.masking, spec.clip
+        return cls(tuple(spec.patch), masking.normalise, masking.target == "frame", clip.mean, clip.std)
+
+    @property
+    def step(self) -> int:
+        """Frames from one that is predicted to the next."""
+        return self.patch[0] if self.first_frame else 1
+
+    @property
+    def shape(self) -> Grid:
+        """Frames, rows and columns that are predicted of a token."""
+        return (1, *self.patch[1:]) if self.first_frame else self.patch
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return math.prod(self.shape) * len(self.mean)
+
+    def __call__(self, pixels: Tensor, index: Tensor) -> Tensor:
+        """Of tokens `index` `[B, K]` of clips `[B, T, C, H, W]` in 0..255: `[B, K, P]`."""
+        values = self.scaled(patches(pixels[:, :: self.step], index, self.shape))
+        return self.standardised(values) if self.standard else values
+
+    def standardised(self, values: Tensor) -> Tensor:
+        """`[..., P]` with (x - mean) / spread, of which the sums go over a patch (and colour)."""
+        centred, _, spread = self._moments(values)
+        return centred.div_(spread).flatten(-2)
+
+    def statistics(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and spread of patches `[..., P]`, each `[..., 1, colours]` or, over all colours, `[..., 1, 1]`."""
+        return self._moments(values)[1:]
+
+    def restored(self, values: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+        """The way back of `standardised`, with these statistics."""
+        return (values.unflatten(-1, (-1, mean.shape[-1])) * spread + mean).flatten(-2)
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """Pixels `[..., P]` in 0..1 in the units that are predicted."""
+        return normalised(values, *map(values.new_tensor, (self.mean, self.std))) if self.first_frame else values
+
+    def unscaled(self, values: Tensor) -> Tensor:
+        """The way back of `scaled`."""
+        if not self.first_frame:
+            return values
+        mean, std = map(values.new_tensor, (self.mean, self.std))
+        return (values.unflatten(-1, (-1, len(mean))) * std + mean).flatten(-2)
+
+    def _moments(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values less their mean `[..., n, G]`, the mean and the spread `[..., 1, G]`; G groups of colours."""
+        values = values.unflatten(-1, (-1, 1 if self.first_frame else len(self.mean)))
+        mean = values.mean(-2, keepdim=True)
+        centred = values - mean
+        # Along an axis that is not the last, the norm is several times as fast as the variance, which is unbiased here.
+        norm = torch.linalg.vector_norm(centred, dim=-2, keepdim=True) / (values.shape[-2] - 1) ** 0.5
+        # Both as published.
+        return centred, mean, (norm.square() + EPS).sqrt() if self.first_frame else norm + EPS
+
+
+def normalised(patches: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Patches `[..., P]` less the mean and divided by the deviation of each colour."""
+    return ((patches.unflatten(-1, (-1, len(mean))) - mean) / std).flatten(-2)
 
 
 def patches(pixels: Tensor, index: Tensor, patch: Grid) -> Tensor:
@@ -46,18 +130,6 @@ def unseen(masked: Tensor, visible: Tensor) -> Tensor:
     return visible.gather(1, place) != masked
 
 
-def standardised(patches: Tensor, colours: int = 3) -> Tensor:
-    """`[..., P]` with (x - mean) / (sqrt(unbiased variance) + 1e-6) taken over each patch and colour."""
-    centred, _, spread = _moments(patches, colours)
-    return centred.div_(spread).flatten(-2)
-
-
-def restored(values: Tensor, like: Tensor, colours: int = 3) -> Tensor:
-    """The way back of `standardised`: `values` `[..., P]` with mean and variance of the patches `like` `[..., P]`."""
-    _, mean, spread = _moments(like, colours)
-    return (values.unflatten(-1, (-1, colours)) * spread + mean).flatten(-2)
-
-
 def _cells(pixels: Tensor, patch: Grid) -> Tensor:
     """A view of clips `[B, T, C, H, W]` as `[B, T/t, H/p, W/p, t, C, p, p]`."""
     frames, rows, columns = patch
@@ -69,13 +141,3 @@ def _place(index: Tensor, cells: Tensor) -> tuple[Tensor, ...]:
     """Sample, time, row and column of the tokens `[B, K]` among cells, each of a shape that broadcasts to `[B, K]`."""
     sample = torch.arange(len(index), device=index.device)[:, None]
     return sample, *places(index, *cells.shape[2:4])
-
-
-def _moments(patches: Tensor, colours: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Values less their mean `[..., n, colours]`, the mean, and sqrt(unbiased variance) + 1e-6 `[..., 1, colours]`."""
-    values = patches.unflatten(-1, (-1, colours))
-    mean = values.mean(-2, keepdim=True)
-    centred = values - mean
-    # Along an axis that is not the last, the norm is several times as fast as the variance.
-    norm = torch.linalg.vector_norm(centred, dim=-2, keepdim=True)
-    return centred, mean, norm / (values.shape[-2] - 1) ** 0.5 + EPS

@@ -426,8 +426,9 @@ class MViT(nn.Module):
         skip_proj_raw: where the width grows in attention, project the block's raw input, not its norm (MultiTrain)
         cls_embed_on: put a class token in front
         use_mean_pooling: average the patch tokens, then norm; else norm, then the class token or, without one, the mean
-        use_abs_pos: learned absolute positions
+        use_abs_pos: absolute positions, learned
         sep_pos_embed: these are separate tables for time, space and the class token
+        use_fixed_sincos_pos: they are fixed, sines and cosines, not learned
         rel_pos_spatial: relative positions along rows and columns in every attention (v2)
         rel_pos_temporal: relative positions along time in every attention (v2)
         zero_decay_pos_cls: no weight decay for positions and class token
@@ -465,6 +466,7 @@ class MViT(nn.Module):
         use_mean_pooling: bool = False,
         use_abs_pos: bool = True,
         sep_pos_embed: bool = False,
+        use_fixed_sincos_pos: bool = False,
         rel_pos_spatial: bool = False,
         rel_pos_temporal: bool = False,
         zero_decay_pos_cls: bool = True,
@@ -477,7 +479,7 @@ class MViT(nn.Module):
         self.clip = (spec.clip.channels, spec.clip.frames, spec.clip.train_size, spec.clip.train_size)
         self.patch_embed = PatchEmbed(spec.clip.channels, embed_dim, patch_kernel, patch_stride, patch_padding)
         self.grid = self.patch_embed.grid(self.clip[1:])
-        self._add_positions(embed_dim, use_abs_pos, sep_pos_embed)
+        self._add_positions(embed_dim, use_abs_pos, sep_pos_embed, use_fixed_sincos_pos)
         self.dropout = nn.Dropout(dropout_rate)
         widths = {"dim_mul": dim_mul, "head_mul": head_mul, "widen_in_attention": dim_mul_in_att}
         pooling = {"stride_q": pool_q_stride, "stride_kv": pool_kv_stride_adaptive, "kernel": pool_kvq_kernel}
@@ -493,11 +495,14 @@ class MViT(nn.Module):
         )
         self.norm = nn.LayerNorm(plans[-1].dim_out, EPS)
         self.head = class_head(spec, plans[-1].dim_out)
-        self._initialise(head_init_scale)
+        self._initialise()
+        self._scale_head(head_init_scale)
 
-    def _add_positions(self, dim: int, absolute: bool, separate: bool) -> None:
+    def _add_positions(self, dim: int, absolute: bool, separate: bool, fixed: bool) -> None:
         shapes = {"cls_token": self.lead}
-        if absolute and separate:
+        if absolute and fixed:
+            self.register_buffer("pos_embed", sincos_positions(self.grid, dim, self.lead)[None])
+        elif absolute and separate:
             frames, space = self.grid[0], self.grid[1] * self.grid[2]
             shapes |= {"pos_embed_spatial": space, "pos_embed_temporal": frames, "pos_embed_class": self.lead}
         elif absolute:
@@ -506,7 +511,7 @@ class MViT(nn.Module):
             if rows:
                 self.register_parameter(name, nn.Parameter(torch.zeros(1, rows, dim)))
 
-    def _initialise(self, head_scale: float) -> None:
+    def _initialise(self) -> None:
         """PySlowFast's start: normal weights (sigma 0.02), and 0.02 for the biases of linear layers and norms."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv3d):
@@ -514,20 +519,19 @@ class MViT(nn.Module):
             if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
                 nn.init.constant_(module.bias, 0.02)
         for name, parameter in self.named_parameters():
-            if "pos" in name.rpartition(".")[2] or name == "cls_token":
+            if "pos" in name.rpartition(".")[2] or name in ("cls_token", "mask_token"):
                 nn.init.trunc_normal_(parameter, std=0.02)
-        with torch.no_grad():
-            for name, axes in self.head.class_axes().items():
-                if len([axis for axis in axes if axis]) == 1:  # not the maps from one head to another
-                    self.head.get_parameter(name).mul_(head_scale)
+
+    @torch.no_grad()
+    def _scale_head(self, factor: float) -> None:
+        for name, axes in self.head.class_axes().items():
+            if len([axis for axis in axes if axis]) == 1:  # not the maps from one head to another
+                self.head.get_parameter(name).mul_(factor)
 
     def forward(self, video: Tensor) -> dict[str, Tensor]:
         """`[B, channels, T, H, W]` to raw logits `[B, classes]` and features `[B, D]`."""
         check_clip(self, video)
-        x = self.embed(video)
-        for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self.act_checkpoint and self.training else block(x)
-        features = self.pool(x)
+        features = self.pool(self.through_blocks(self.embed(video)))
         return {**self.head(features), "features": features}
 
     def embed(self, video: Tensor) -> Tensor:
@@ -535,12 +539,22 @@ class MViT(nn.Module):
         x = self.patch_embed(video)
         if self.lead:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        positions = self.positions()
+        return self.dropout(x if positions is None else x + positions)
+
+    def positions(self) -> Tensor | None:
+        """Absolute positions `[1, L + T*H*W, C]` of class token and grid, if there are any."""
         if hasattr(self, "pos_embed"):
-            x = x + self.pos_embed
-        elif hasattr(self, "pos_embed_spatial"):
-            positions = (self.pos_embed_temporal[:, :, None] + self.pos_embed_spatial[:, None]).flatten(1, 2)
-            x = x + (torch.cat([self.pos_embed_class, positions], dim=1) if self.lead else positions)
-        return self.dropout(x)
+            return self.pos_embed
+        if not hasattr(self, "pos_embed_spatial"):
+            return None
+        positions = (self.pos_embed_temporal[:, :, None] + self.pos_embed_spatial[:, None]).flatten(1, 2)
+        return torch.cat([self.pos_embed_class, positions], dim=1) if self.lead else positions
+
+    def through_blocks(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.act_checkpoint and self.training else block(x)
+        return x
 
     def pool(self, x: Tensor) -> Tensor:
         """Tokens of the last block to features `[B, D]`."""
@@ -568,6 +582,24 @@ class MViT(nn.Module):
         if name.startswith("blocks."):
             return int(name.split(".")[1]) + 1
         return len(self.blocks) + 1
+
+
+def sincos_positions(grid: Grid, dim: int, lead: int) -> Tensor:
+    """Fixed positions `[lead + T*H*W, dim]`: sines, then cosines, of the time in a quarter of the channels, then of the
+    column and of the row in three eighths each; zeros for the class token. Raises `UserError` for other widths.
+    """
+    if dim % 16:
+        raise UserError(f"fixed positions in time and space: expected a width that is a multiple of 16, found {dim}")
+    time, row, column = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, grid), indexing="ij"))
+    parts = [_waves(time, dim // 4), _waves(column, dim // 8 * 3), _waves(row, dim // 8 * 3)]
+    return F.pad(torch.cat(parts, dim=1), (0, 0, lead, 0))
+
+
+def _waves(place: Tensor, dim: int) -> Tensor:
+    """Sines and cosines `[N, dim]` of places `[N]` at dim / 2 frequencies that fall from 1 to 1 / 10000."""
+    frequency = 10000 ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
+    angle = place.double()[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1).float()
 
 
 def resize_positions(state_dict: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:

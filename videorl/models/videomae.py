@@ -4,13 +4,11 @@ Tong et al., VideoMAE, NeurIPS 2022; Wang et al., VideoMAE V2, CVPR 2023 (masks 
 MCG-NJU/VideoMAE, OpenGVLab/VideoMAEv2, whose names of weights these are.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from videorl.data.masks import token_grid
-from videorl.metrics.pixels import patches
+from videorl.metrics.pixels import Targets, normalised, patches
 from videorl.models.mvit import EPS, check_clip
 from videorl.models.vit import Blocks, PatchEmbed, resize_positions, sincos_positions
 from videorl.registry import MODELS, UserError
@@ -42,7 +40,7 @@ class Decoder(nn.Module):
         self.register_buffer("positions", sincos_positions(token_grid(spec, spec.clip.train_size), dim))
         self.blocks = Blocks(dim, **blocks)
         self.norm = nn.LayerNorm(dim, EPS)
-        self.head = nn.Linear(dim, spec.clip.channels * math.prod(spec.patch))
+        self.head = nn.Linear(dim, Targets.of(spec).size)
 
     def forward(self, encoded: Tensor, mask_token: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
         """Tokens `[B, V, D]`, the one for all masked `[1, 1, D]`, and both their numbers, to pixels `[B, M, P]`."""
@@ -50,6 +48,15 @@ class Decoder(nn.Module):
         hidden = mask_token + positions[masked]
         x = torch.cat([encoded + positions[visible].type_as(encoded), hidden.type_as(encoded)], dim=1)
         return self.head(self.norm(self.blocks(x)[:, visible.shape[1] :]))
+
+
+def check_masking(spec: Spec, model: str, tuned: str) -> None:
+    """Raises `UserError` for a masked autoencoder without masks. `tuned`: the model that fine-tunes its encoder."""
+    if spec.masking.ratio <= 0:
+        raise UserError(
+            f"{model} predicts hidden tokens, found MASK.RATIO 0: set MASK.RATIO (published: 0.9);"
+            f" to fine-tune use MODEL.MODEL_NAME {tuned}"
+        )
 
 
 @MODELS.register("VideoMAE", node="VIDEOMAE")
@@ -81,11 +88,7 @@ class VideoMAE(nn.Module):
         decoder_heads: int = 6,
     ):
         super().__init__()
-        if spec.masking.ratio <= 0:
-            raise UserError(
-                "VideoMAE predicts hidden tokens, found MASK.RATIO 0: set MASK.RATIO (published: 0.9);"
-                " to fine-tune use MODEL.MODEL_NAME ViT"
-            )
+        check_masking(spec, "VideoMAE", "ViT")
         clip, self.patch = spec.clip, tuple(spec.patch)
         self.clip = (clip.frames, clip.channels, clip.train_size, clip.train_size)
         self.register_buffer("mean", torch.tensor(clip.mean), persistent=False)
@@ -108,8 +111,7 @@ class VideoMAE(nn.Module):
     def forward(self, pixels: Tensor, visible: Tensor, masked: Tensor) -> dict[str, Tensor]:
         """Clips `[B, T, C, H, W]` in 0..255 and token numbers `[B, V]`, `[B, M]` to the latter's pixels `[B, M, P]`."""
         check_clip(self, pixels)
-        seen = patches(pixels, visible, self.patch).unflatten(2, (-1, len(self.mean)))
-        seen = ((seen - self.mean) / self.std).flatten(2)
+        seen = normalised(patches(pixels, visible, self.patch), self.mean, self.std)
         encoded = self.encoder_to_decoder(self.encoder(seen, visible))
         return {"predicted": self.decoder(encoded, self.mask_token, visible, masked)}
 
