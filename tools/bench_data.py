@@ -4,16 +4,22 @@
 
 For each decoding backend, on one thread. `--baseline published` adds, in the same run, the order of operations of
 MultiTrain and PySlowFast: decord decodes every frame of the span; PIL RandAugment on whole frames; float, normalised;
-random resized crop, flip, erasing. Both get the same clips, crops and operations. Prints JSON.
+random resized crop, flip, erasing. Both get the same clips, crops and operations. `--baseline decoder` adds how fast
+torchcodec (for the backend decord: decord) decodes the frames of the samples and does nothing else, in turns with the
+data set and its collating. Prints JSON.
 """
 
 import argparse
 import importlib.util
 import json
 import os
+import statistics
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,7 +34,7 @@ from videorl.data import clips
 from videorl.data.loader import Job, collate
 from videorl.data.randaug import RandAugment
 from videorl.data.transforms import TrainTransform, random_resized_crop
-from videorl.data.video import open_video
+from videorl.data.video import Video, check_backend, open_video
 from videorl.engine import build
 from videorl.registry import UserError
 from videorl.spec import Spec
@@ -90,6 +96,44 @@ def our_sample(path: str, rng, spec: Spec, backend: str) -> dict[str, float]:
     return {"decode": decode, "transform": transformed, "collate": seconds()}
 
 
+def bare_decode(path: str, numbers: list[int], decoder: str) -> None:
+    if decoder == "decord":
+        from decord import VideoReader
+
+        VideoReader(path, num_threads=1).get_batch(numbers).asnumpy()
+    else:
+        from torchcodec.decoders import VideoDecoder
+
+        VideoDecoder(path, num_ffmpeg_threads=1).get_frames_at(numbers)
+
+
+def beside_decoder(data, samples: int, backend: str) -> dict[str, float]:
+    """Samples per CPU second of the data set with collating, of decoding alone, and the median ratio of the two."""
+    data.spec = replace(data.spec, reading=replace(data.spec.reading, backend=backend))
+    decoder = "decord" if backend == "decord" else "torchcodec"
+    check_backend(decoder)
+    rows = [_in_turns(data, k, decoder) for k in range(-1, samples)][1:]  # the first warms caches and imports
+    rates = {name: round(samples / sum(row[name] for row in rows), 2) for name in ("ours", "decoder")}
+    return {**rates, "ratio": round(statistics.median(row["decoder"] / row["ours"] for row in rows), 3)}
+
+
+def _in_turns(data, k: int, decoder: str) -> dict[str, float]:
+    """CPU seconds of sample k, and of decoding the frames that it is made from; every other time in the other order."""
+    data.epoch, i = divmod(max(k, 0), len(data))
+    with mock.patch.object(Video, "frames", autospec=True, side_effect=Video.frames) as frames:
+        data[i]
+    if not frames.called:
+        raise UserError("--baseline decoder: expected samples of video files, found others (pictures, or a cache)")
+    video, numbers = frames.call_args.args
+    decode = partial(bare_decode, video.path, list(map(int, numbers)), decoder)
+    tasks, seconds = {"ours": lambda: collate(data[i]), "decoder": decode}, {}
+    for name in sorted(tasks, reverse=k % 2 == 1):
+        watch = Stopwatch()
+        tasks[name]()
+        seconds[name] = watch()
+    return seconds
+
+
 def mean_seconds(sample, paths: list[str], samples: int, spec: Spec, backend: str = "") -> dict[str, float]:
     """Mean over samples drawn from seeds 0, 1, …; one more before them warms caches and imports."""
     seeds = [max(k, 0) for k in range(-1, samples)]
@@ -127,6 +171,8 @@ def measure(cfg, backends: list[str], baseline: str, samples: int) -> dict:
         "cpu_seconds_per_sample": {b: mean_seconds(our_sample, paths, samples, spec, b) for b in backends},
         "loader": loader_rate(cfg, data, samples),
     }
+    if baseline == "decoder":
+        result["samples_per_second"] = {b: beside_decoder(data, samples, b) for b in backends}
     if baseline == "published":
         if importlib.util.find_spec("decord") is None:
             raise UserError("--baseline published: expected decord, not installed; pip install decord")
@@ -142,8 +188,8 @@ def measure(cfg, backends: list[str], baseline: str, samples: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", required=True)
-    parser.add_argument("--backends", default="auto", help="auto, or some of pyav,torchcodec,decord")
-    parser.add_argument("--baseline", choices=["published", "none"], default="none")
+    parser.add_argument("--backends", default="pyav", help="some of pyav,torchcodec,decord (%(default)s)")
+    parser.add_argument("--baseline", choices=["published", "decoder", "none"], default="none")
     parser.add_argument("--samples", type=int, default=20, help="default 20")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     args = parser.parse_intermixed_args()

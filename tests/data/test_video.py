@@ -28,6 +28,7 @@ KINDS = {
     "one_gop": ("mp4", {"gop": 999}),
     "open_gop": ("mp4", {"options": {"x264-params": "open-gop=1:bframes=3:keyint=10:min-keyint=10"}}),
     "intra_refresh": ("mp4", {"options": {"x264-params": "intra-refresh=1:bframes=0:keyint=10"}}),
+    "interlaced": ("mp4", {"options": {"x264-params": "tff=1:bframes=3:b-pyramid=normal:keyint=24"}}),
     "fragmented": ("mp4", {"container_options": {"movflags": "frag_keyframe+empty_moov+default_base_moof"}}),
     "variable_rate": ("mp4", {"pts": VARIABLE, "time_base": Fraction(1, 90000)}),
     "matroska": ("mkv", {}),
@@ -127,7 +128,7 @@ def test_every_backend_gives_the_frames_of_a_full_decode(clips, backend, kind):
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_frames_carry_the_number_that_was_asked_for(clips, kind):
     expected = {"edit_list": list(range(17, N)), "one_frame": [5]}.get(kind, list(range(N)))
-    with open_video(clips[kind], "auto") as video:
+    with open_video(clips[kind]) as video:
         frames = video.frames(range(video.num_frames)).numpy()
     assert numbers_in(np.rot90(frames, 1, axes=(1, 2)) if kind == "turned" else frames) == expected
 
@@ -155,6 +156,14 @@ def test_frames_are_uint8_rows_by_columns_by_rgb(clips):
     assert frames.is_contiguous()
 
 
+@pytest.fixture
+def decoded(monkeypatch) -> list[int]:
+    """Time stamps of the frames that PyAV decodes during the test."""
+    stamps, real = [], module._PyAV._decode
+    monkeypatch.setattr(module._PyAV, "_decode", lambda reader: (stamps.append(f.pts) or f for f in real(reader)))
+    return stamps
+
+
 @pytest.mark.parametrize(
     ("plan", "most"),
     [
@@ -166,14 +175,34 @@ def test_frames_are_uint8_rows_by_columns_by_rgb(clips):
         ([30, 40, 1], 20 + 8),
     ],
 )
-def test_no_more_is_decoded_than_needed(clips, monkeypatch, plan, most):
+def test_no_more_is_decoded_than_needed(clips, decoded, plan, most):
     """From the nearest key frame (one in 12), and on from the last frame where no key frame lies between."""
-    decoded = []
-    real = module._PyAV._decode
-    monkeypatch.setattr(module._PyAV, "_decode", lambda reader: (decoded.append(f.pts) or f for f in real(reader)))
     with open_video(clips["h264"], "pyav") as video:
         assert numbers_in(video.frames(plan)) == list(plan)
     assert len(decoded) <= most
+
+
+@pytest.mark.parametrize("kind", ["one_gop", "matroska", "interlaced", "variable_rate"])
+def test_frames_of_h264_that_nobody_needs_are_not_decoded(clips, decoded, kind):
+    with open_video(clips[kind], "pyav") as video:
+        assert numbers_in(video.frames([1, 47])) == [1, 47]
+    assert len(set(decoded)) < 0.75 * N
+
+
+def test_reading_goes_on_where_it_stopped_and_decodes_nothing_twice(clips, decoded):
+    with open_video(clips["one_gop"], "pyav") as video:
+        found = [number for i in ([3, 9], *([i] for i in range(10, N))) for number in numbers_in(video.frames(i))]
+    assert found == [3, 9, *range(10, N)]
+    assert len(decoded) == len(set(decoded))
+
+
+def test_frames_that_were_left_out_wrongly_are_decoded_after_all(clips, monkeypatch):
+    """As if a file marked frames as needed by no other which are: no wanted frame comes out then."""
+    monkeypatch.setattr(module._PyAV, "_is_unwanted", lambda reader, pts: bool(reader._wanted))
+    reference = decode_all(clips["h264"])
+    with open_video(clips["h264"], "pyav") as video:
+        for plan in PLANS.values():
+            assert np.array_equal(video.frames(plan), reference[plan])
 
 
 def test_a_turned_video_has_the_size_that_players_show(clips, backend):
@@ -353,16 +382,8 @@ def test_an_unknown_or_missing_backend_is_the_users_error(clips, monkeypatch):
     with pytest.raises(UserError, match="unknown decoding backend 'torchcodecs'; did you mean torchcodec"):
         open_video(clips["h264"], "torchcodecs")
     monkeypatch.setattr(module, "_missing", lambda library: "no such library")
-    with pytest.raises(UserError, match="'decord' does not load .no such library.; install it or use 'auto'"):
+    with pytest.raises(UserError, match="'decord' does not load .no such library.; install it or use 'pyav'"):
         open_video(clips["h264"], "decord")
-
-
-def test_auto_is_torchcodec_where_it_loads(clips, monkeypatch):
-    with open_video(clips["h264"], "auto") as video:
-        assert video.backend == ("pyav" if module._missing("torchcodec") else "torchcodec")
-    monkeypatch.setattr(module, "_missing", lambda library: "no such library")
-    with open_video(clips["h264"], "auto") as video:
-        assert video.backend == "pyav"
 
 
 class Shifted:
@@ -394,7 +415,7 @@ def replace_decord(monkeypatch, caplog):
     monkeypatch.setattr(module, "_missing", lambda library: "")
     monkeypatch.setattr(module, "_agreed", {})
     module._log_once.cache_clear()
-    return lambda backend: monkeypatch.setitem(module._FASTER, "decord", backend)
+    return lambda backend: monkeypatch.setitem(module._OTHERS, "decord", backend)
 
 
 def test_a_backend_with_other_pixels_is_not_used(clips, replace_decord, caplog):

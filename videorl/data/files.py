@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from videorl.data.loader import Fetch, Job, Loaded, Pool, Workers
-from videorl.data.video import Video, VideoError, open_video, resolve_backend
+from videorl.data.video import Video, VideoError, check_backend, open_video
 from videorl.spec import Reading
 
 EDGE = 64 * 1024  # bytes at both ends of a file whose hash tells which files may be equal
@@ -119,7 +119,7 @@ class Files:
     def __init__(self, paths: Sequence[str], look: Look):
         self.paths, self.look = paths, look
         if look.decode != "bytes":
-            resolve_backend(look.reading.backend)  # imports the decoder now: its seconds would count as those of a file
+            check_backend(look.reading.backend)  # imports the decoder now: its seconds would count as those of a file
 
     def __reduce__(self):
         return Files, (self.paths, self.look)

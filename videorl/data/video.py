@@ -1,10 +1,11 @@
 """Frames of video files, exact to the frame: PyAV, torchcodec and decord behind one class.
 
 PyAV has the last word. It lists the packets of every file without decoding (about 1 ms per 300 frames), and that list
-says which frames exist, when they are shown and where decoding can start. A faster backend reads a file only if it
+says which frames exist, when they are shown and where decoding can start. Another backend reads a file only if it
 cannot go wrong there: see `_unfit` for what is known before, `_TorchCodec.read` for what is checked at every call, and
 `_same_pixels` for the comparison with PyAV on the first file of each kind. Otherwise, and whenever it raises, PyAV
-reads the file instead and the log says so once. So all backends give the same frames, and differ in speed.
+reads the file instead and the log says so once. So all backends give the same frames, and differ in speed: PyAV opens
+a file once, where others open it again, and decodes no frames of H.264 that are not asked for and no other needs.
 That holds for whole files. Some damage no decoder notices (a dozen flipped bytes): that takes a checksum of the file.
 
 Decoders run in one thread: the frames of a damaged file depend on the number of threads, and data loading runs in many
@@ -31,7 +32,7 @@ from av.video.reformatter import VideoReformatter
 from videorl.registry import UserError, did_you_mean
 from videorl.spec import Reading
 
-BACKENDS = ("auto", "pyav", "torchcodec", "decord")
+BACKENDS = ("pyav", "torchcodec", "decord")
 
 _log = logging.getLogger(__name__)
 
@@ -67,12 +68,12 @@ def at_stage(path: str, stage: str):
         raise VideoError(path, stage, reason) from error
 
 
-def open_video(path: str | Path, backend: str = "auto", *, max_pixels: int = Reading.max_pixels) -> "Video":
+def open_video(path: str | Path, backend: str = "pyav", *, max_pixels: int = Reading.max_pixels) -> "Video":
     """Opens a video file; use it in a `with` statement.
 
-    `backend`: "pyav", "torchcodec", "decord", or "auto": torchcodec where it loads and agrees with PyAV, else PyAV.
-    `max_pixels` per frame is checked before anything is decoded. Raises VideoError, and UserError for a backend that is
-    unknown or not installed.
+    `backend`: "pyav", which was the fastest of the three wherever measured, "torchcodec" or "decord". `max_pixels` per
+    frame is checked before anything is decoded. Raises VideoError, and UserError for a backend that is unknown or not
+    installed.
     """
     return Video(path, backend, max_pixels)
 
@@ -93,8 +94,9 @@ class Video:
 
     def __init__(self, path: str | Path, backend: str, max_pixels: int):
         self.path = os.path.abspath(path)
+        check_backend(backend)
         self._arguments = (self.path, backend, max_pixels)
-        self._asked = resolve_backend(backend)
+        self._asked = backend
         self._max_pixels = max_pixels
         self._size = None
         self._open()
@@ -107,22 +109,21 @@ class Video:
         self.num_frames, self.fps, self.times = len(self._index.times), self._index.fps, self._index.times
         self.num_keys, self.lost = len(self._index.keys), self._index.lost
         if self._asked != "pyav":
-            self._try_faster()
+            self._try_other()
 
-    def _try_faster(self) -> None:
+    def _try_other(self) -> None:
         if reason := _unfit(self._asked, self._index):
-            level = logging.WARNING if self._arguments[1] == self._asked else logging.INFO
-            _log_once(f"{self._asked} does not read {reason} exactly: PyAV reads such files", level)
+            _log_once(f"{self._asked} does not read {reason} exactly: PyAV reads such files")
             return
         try:
-            faster = _FASTER[self._asked](self.path, self._index)
-            agrees = _same_pixels(self._asked, faster, self._reader)
+            other = _OTHERS[self._asked](self.path, self._index)
+            agrees = _same_pixels(self._asked, other, self._reader)
         except Exception as error:
             self._log_failure(self._asked, error)
             return
         if agrees:
             self._reader.close()
-            self._reader, self.backend = faster, self._asked
+            self._reader, self.backend = other, self._asked
 
     @property
     def size(self) -> tuple[int, int]:
@@ -249,16 +250,13 @@ def _first_stream(path: str, container, max_pixels: int):
     return shown[0]
 
 
-def resolve_backend(backend: str) -> str:
-    """The name of the backend to use for "auto" and itself; UserError if it cannot be used."""
+def check_backend(backend: str) -> None:
+    """Raises `UserError` for a backend that is unknown or does not load."""
     if backend not in BACKENDS:
         hint = did_you_mean(backend, BACKENDS)
         raise UserError(f"unknown decoding backend {backend!r}{hint} (known: {', '.join(BACKENDS)})")
-    if backend == "auto":
-        return "pyav" if _missing("torchcodec") else "torchcodec"
     if backend != "pyav" and (reason := _missing(backend)):
-        raise UserError(f"decoding backend {backend!r} does not load ({reason}); install it or use 'auto'")
-    return backend
+        raise UserError(f"decoding backend {backend!r} does not load ({reason}); install it or use 'pyav'")
 
 
 @functools.cache
@@ -396,11 +394,21 @@ class _PyAV:
 
     def _open(self) -> None:
         self._last = None  # number of the frame that was decoded last
+        self._wanted = set()  # time stamps; empty: decode every frame
         self._container, self._stream = open_stream(self.path, self.max_pixels, self._format)
         self._decoder = self._decode()
 
     def _decode(self):
-        return self._container.decode(self._stream)
+        """Frames from where the file stands, without the unwanted ones of H.264 that no other is made from."""
+        codec = self._stream.codec_context
+        for packet in self._container.demux(self._stream):
+            if codec.name == "h264":
+                codec.skip_frame = "NONREF" if self._is_unwanted(packet.pts) else "DEFAULT"
+            yield from packet.decode()
+
+    def _is_unwanted(self, pts: int | None) -> bool:
+        # Frames after the last wanted one stay: the next call may go on with them.
+        return bool(self._wanted) and pts is not None and pts < self._last_wanted and pts not in self._wanted
 
     def _make_index(self) -> _Index:
         packets = _list_packets(self._container, self._stream)
@@ -443,7 +451,10 @@ class _PyAV:
 
     def read(self, wanted: list[int]) -> torch.Tensor:
         """Frames [T, H, W, 3] for rising frame numbers."""
-        find = self._find_by_count if self.index.pts is None else self._find_by_time
+        find = self._find_by_count
+        if self.index.pts is not None:
+            find, self._wanted = self._find_by_time, set(self.index.pts[wanted].tolist())
+            self._last_wanted = max(self._wanted)
         out = None
         for place, number in enumerate(wanted):
             try:
@@ -469,11 +480,13 @@ class _PyAV:
         goes_on = self._last is not None and self._key_before(number) <= self._last < number
         if goes_on and (frame := self._decode_to(number)):
             return frame
-        for key in dict.fromkeys(self._key_before(max(number - back, 0)) for back in self.STEPS_BACK):
+        starts = list(dict.fromkeys(self._key_before(max(number - back, 0)) for back in self.STEPS_BACK))
+        for key in (starts[0], *starts):
             self._container.seek(int(self.index.pts[key]), stream=self._stream)
             self._decoder = self._decode()
             if frame := self._decode_to(number):
                 return frame
+            self._wanted = set()  # from now on, leave nothing out
         raise VideoError(self.path, "decode", f"frame {number} of {len(self.index.pts)} is not decodable")
 
     def _key_before(self, number: int) -> int:
@@ -554,7 +567,7 @@ class _Decord:
         self._reader = None
 
 
-_FASTER = {"torchcodec": _TorchCodec, "decord": _Decord}
+_OTHERS = {"torchcodec": _TorchCodec, "decord": _Decord}
 
 
 def _expect_count(count: int, index: _Index) -> None:
@@ -589,7 +602,7 @@ def _unfit_for_decord(codec: str, index: _Index) -> str:
 _agreed: dict[tuple, bool] = {}  # per process: backend and kind of file -> whether its first such file agreed
 
 
-def _same_pixels(backend: str, faster, exact: _PyAV) -> bool:
+def _same_pixels(backend: str, other, exact: _PyAV) -> bool:
     """Whether a backend gives PyAV's pixels for this kind of file: first and last frame of the first one of the kind.
 
     The kind is container, codec, pixel format and colours. The other files of the kind cost nothing. If a damaged file
@@ -598,12 +611,12 @@ def _same_pixels(backend: str, faster, exact: _PyAV) -> bool:
     kind = (backend, *exact.index.kind)
     if kind not in _agreed:
         ends = sorted({0, len(exact.index.pts) - 1})
-        _agreed[kind] = torch.equal(faster.read(ends), exact.read(ends))
+        _agreed[kind] = torch.equal(other.read(ends), exact.read(ends))
         if not _agreed[kind]:
             _log_once(f"{backend} and PyAV decode {exact.path} to different pixels: PyAV reads files of its kind")
     return _agreed[kind]
 
 
 @functools.lru_cache(maxsize=10_000)
-def _log_once(line: str, level: int = logging.WARNING) -> None:
-    _log.log(level, printable(line))
+def _log_once(line: str) -> None:
+    _log.warning(printable(line))

@@ -25,7 +25,7 @@ ONLY_MAE = "of the masked pre-trainings only that of MAE is here (k400_VIT_B_16x
 
 RULES: dict[str, Rule] = {
     # Values that have other names here
-    "DATA.DECODING_BACKEND": Values({"torchvision": "auto"}),
+    "DATA.DECODING_BACKEND": Values({"torchvision": "pyav"}),
     "AUG.COLOR_JITTER": Values({None: 0.0}),
     "SOLVER.CLIP_GRAD_VAL": Values({None: 0.0}),
     "SOLVER.CLIP_GRAD_L2NORM": Values({None: 0.0}),
