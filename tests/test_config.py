@@ -509,3 +509,8 @@ def test_a_list_of_words_may_be_written_bare(text):
 
 def test_help_config_knows_what_a_project_adds():
     assert "FRAMEPOOL." in config.describe("FRAMEPOOL", [ROOT / "projects/example/example.yaml"])
+
+
+@pytest.mark.parametrize("key", ["DATA.TRAIN_CROP_NUM_TEMPORAL", "AUG.NUM_SAMPLE"])
+def test_numbers_of_clips_below_one_are_refused(key):
+    assert refusal(overrides=[key, "-1"]) == f"command line: {key} -1: expected 1 or more"

@@ -115,7 +115,7 @@ def test_unsupported(name, said):
 def test_renamed(name, said):
     to = dialect.RULES[name].to
     value = {"AUG.MASK_RATIO": 0.5, "MASK.DECODER_EMBED_DIM": 128, "MASK.DECODER_DEPTH": 2}.get(name, True)
-    on = [word for s in switches(name) for word in (".".join(s.path), "True")] if name.startswith("MASK.") else []
+    on = [word for s in switches(name) for word in (".".join(s.path), "True")] if "MASK" in name else []
     cfg = config.load(overrides=[*on, name, str(value)])
     assert [config.flat(cfg)[path] for path in to] == [value] * len(to)
     assert lines_of(said, name) == [f"mapped to {', '.join(to)}"]
@@ -267,6 +267,7 @@ def test_masked_autoencoder_of_pyslowfast():
     assert (cfg.MVIT.DECODER_DEPTH, cfg.MVIT.DECODER_EMBED_DIM) == (4, 512)
     assert cfg.LOSSES.masked_pixels.NAME == "masked_pixels"
     assert cfg.EVALS.val.NAME == "reconstruction"
+    assert cfg.TRAIN.BEST_METRIC == "val/explained"
     assert (config.spec(cfg).augment.clips, config.spec(cfg).augment.copies) == (4, 4)
 
 

@@ -53,19 +53,15 @@ def test_the_rest_of_the_keys_are_those_of_the_base():
         def __init__(self, spec, *, size: int = 1, depth: int = 2):
             self.got = size, depth
 
-    @things.register("child")
+    @things.register("child", size="DATA.SIZE")
     class Child(Base):
-        """A child.
-
-        Keys:
-            depth: of the child
-        """
+        """A child."""
 
         def __init__(self, spec, *, depth: int = 5, **base):
             super().__init__(spec, depth=depth, **base)
 
-    found = {name: (key.default, key.doc) for name, key in things["child"].keys.items()}
-    assert found == {"SIZE": (1, "of the base"), "DEPTH": (5, "of the child")}
+    found = {name: (key.default, key.doc, key.bound) for name, key in things["child"].keys.items()}
+    assert found == {"SIZE": (1, "of the base", "DATA.SIZE"), "DEPTH": (5, "of the base, too", "")}
     assert things["child"]("spec", values={"SIZE": 3, "DEPTH": 4}).got == (3, 4)
 
 

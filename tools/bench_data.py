@@ -31,6 +31,7 @@ from PIL import Image
 
 from videorl import config, dist
 from videorl.data import clips
+from videorl.data.dataset import ClipDataset
 from videorl.data.loader import Job, collate
 from videorl.data.randaug import RandAugment
 from videorl.data.transforms import TrainTransform, random_resized_crop
@@ -82,7 +83,7 @@ def published_sample(path: str, rng, spec: Spec, backend: str) -> dict[str, floa
 
 
 def our_sample(path: str, rng, spec: Spec, backend: str) -> dict[str, float]:
-    """Seconds of the same sample here. It ends as uint8; the device makes it float and normalises it."""
+    """Seconds of the same sample here, resized by the worker. It ends as uint8; the device normalises it."""
     clip_spec = spec.clip
     transform = TrainTransform(spec.augment, clip_spec.train_size, clip_spec.mean, clip_spec.std)
     seconds = Stopwatch()
@@ -109,6 +110,8 @@ def bare_decode(path: str, numbers: list[int], decoder: str) -> None:
 
 def beside_decoder(data, samples: int, backend: str) -> dict[str, float]:
     """Samples per CPU second of the data set with collating, of decoding alone, and the median ratio of the two."""
+    if not isinstance(data, ClipDataset):
+        raise UserError("--baseline decoder: expected one data set of video files; name it with TRAIN.DATASET")
     data.spec = replace(data.spec, reading=replace(data.spec.reading, backend=backend))
     decoder = "decord" if backend == "decord" else "torchcodec"
     check_backend(decoder)
@@ -165,8 +168,11 @@ def measure(cfg, backends: list[str], baseline: str, samples: int) -> dict:
     spec, data = config.spec(cfg), build.dataset(cfg, cfg.TRAIN.DATASET, "train")
     paths = [data.path(i) for i in range(len(data))]
     clip, copies = spec.clip, spec.augment.copies
+    # The parts are those of one clip of a video.
+    spec = replace(spec, augment=replace(spec.augment, clips=1, copies=copies // spec.augment.clips))
     result = {
         "clip": {"frames": clip.frames, "rate": clip.rate, "size": clip.train_size, "copies": copies},
+        "resized_by": "device" if build.resizes_on_device(cfg.DATA.RESIZE_ON_DEVICE, spec.augment) else "workers",
         "samples": samples,
         "cpu_seconds_per_sample": {b: mean_seconds(our_sample, paths, samples, spec, b) for b in backends},
         "loader": loader_rate(cfg, data, samples),

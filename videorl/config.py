@@ -167,7 +167,7 @@ def _check_entries(cfg: CfgNode) -> None:
 
 
 def _check_names(cfg: CfgNode, settings: list[Setting]) -> None:
-    """Every key that names a component names a registered one or, for data sets, an entry of DATASETS."""
+    """Names of components are registered ones or, for data sets, entries of DATASETS; numbers of clips are some."""
     where = {setting.path: setting.where for setting in settings}
     own = {path[1] for path in where if path[0] == "DATASETS" and len(path) > 1}
     wanted = [(("MODEL", "MODEL_NAME"), MODELS), (("MODEL", "LOSS_FUNC"), LOSSES)]
@@ -183,6 +183,9 @@ def _check_names(cfg: CfgNode, settings: list[Setting]) -> None:
         except UserError as error:
             near = did_you_mean(name, own) if what is DATASETS else ""
             raise UserError(f"{where.get(path, 'default')}: {'.'.join(path)}: {error}{near}") from None
+    for path in (("DATA", "TRAIN_CROP_NUM_TEMPORAL"), ("AUG", "NUM_SAMPLE")):
+        if (count := _get(cfg, path)) < 1:
+            raise UserError(f"{where.get(path, 'default')}: {'.'.join(path)} {count}: expected 1 or more")
     trained, heads = cfg.TRAIN.DATASET, {*cfg.DATASETS, ALL}
     if cfg.TRAIN.ENABLE and cfg.DATASETS and trained not in heads and "NUM_CLASSES" in DATASETS[trained].keys:
         raise UserError(

@@ -13,7 +13,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 REQUIRED = inspect.Parameter.empty
@@ -100,22 +100,27 @@ EVALS = Registry("eval")
 
 
 def _keys_of(thing, bound: Mapping[str, str]) -> dict[str, Key]:
-    """The keys of a class whose constructor takes `**more` are those of its base, and its own."""
-    signature = inspect.signature(thing)
-    init = thing.__init__ if inspect.isclass(thing) else thing
-    types = typing.get_type_hints(init)
-    docs = _key_docs(inspect.getdoc(thing) or "")
-    keys = {}
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD and inspect.isclass(thing):
-            keys = _keys_of(thing.__base__, {}) | keys
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            continue
-        if name not in types:
-            raise TypeError(f"{thing}: the keyword-only parameter {name!r} is a config key and needs a type annotation")
-        keys[name.upper()] = Key(name.upper(), types[name], parameter.default, docs.get(name, ""), bound.get(name, ""))
+    """The keys of a thing; of a class whose constructor takes `**more` also those of its base."""
+    keys = {name: replace(key, bound=bound.get(name.lower(), "")) for name, key in _parameters(thing).items()}
     if strange := {name.upper() for name in bound} - set(keys):
         raise TypeError(f"{thing}: bound names {sorted(strange)} are no keyword-only parameters")
+    return keys
+
+
+def _parameters(thing) -> dict[str, Key]:
+    init = thing.__init__ if inspect.isclass(thing) else thing
+    types, docs = typing.get_type_hints(init), _key_docs(inspect.getdoc(thing) or "")
+    parameters = inspect.signature(thing).parameters.values()
+    more = inspect.isclass(thing) and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    keys = _parameters(thing.__base__) if more else {}
+    for parameter in parameters:
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        name, key = parameter.name, parameter.name.upper()
+        if name not in types:
+            raise TypeError(f"{thing}: the keyword-only parameter {name!r} is a config key and needs a type annotation")
+        doc = docs.get(name) or (keys[key].doc if key in keys else "")
+        keys[key] = Key(key, types[name], parameter.default, doc)
     return keys
 
 

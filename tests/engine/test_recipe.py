@@ -77,14 +77,20 @@ def test_other_test_clips_are_taken_where_none_is_evaluated_and_by_models_of_any
 
 def test_what_is_switched_on_is_said_in_one_line(settings, said):
     changes = {"SOLVER.LAYER_DECAY": 0.5, "SOLVER.BASE_LR": 0.1, "MIXUP.ENABLE": True, "AUG.ENABLE": True}
-    changes |= {"AUG.NUM_SAMPLE": 2, "EMA.ENABLED": True, "SOLVER.LR_POLICY": "steps_with_relative_lrs"}
+    changes |= {
+        "AUG.NUM_SAMPLE": 2,
+        "DATA.TRAIN_CROP_NUM_TEMPORAL": 3,
+        "EMA.ENABLED": True,
+        "SOLVER.LR_POLICY": "steps_with_relative_lrs",
+    }
     changes |= {"SOLVER.STEPS": [0], "SOLVER.LRS": [1.0], "MODEL.LOSS_FUNC": "soft_cross_entropy"}
     started = trainer(settings(NO_TEST, changes))
     Path(started.cfg.OUTPUT_DIR).mkdir(exist_ok=True)
     started.announce()
     assert [line for line in said.messages if line.startswith("in use")] == [
         "in use: layer decay 0.5 (learning rates 0.0125 to 0.1); MixUp 0.8; CutMix 1; RandAugment"
-        " rand-m9-mstd0.5-inc1; random erasing 0.25; 2 copies of each clip; moving average of the weights 0.9999"
+        " rand-m9-mstd0.5-inc1; random erasing 0.25; 3 clips of a video; 2 copies of each clip;"
+        " moving average of the weights 0.9999"
     ]
 
 

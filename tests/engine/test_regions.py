@@ -86,7 +86,7 @@ def test_evaluations_get_clips_that_are_ready(folder):
 )
 def test_who_resizes(folder, monkeypatch, on, device, changes, expected):
     monkeypatch.setattr(dist, "device", lambda: torch.device(device))
-    assert build.resizes_on_device(load(folder, on, changes)) is expected
+    assert build.resizes_on_device(on, config.spec(load(folder, on, changes)).augment) is expected
 
 
 def test_recipes_that_workers_must_augment_are_refused(folder):

@@ -42,7 +42,7 @@ def draw(visible: int = 8) -> dict[str, torch.Tensor]:
 
 def of_case(case: dict) -> MaskMViT:
     settings = case["config"]["settings"]
-    own = {name.lower(): value for name, value in settings["MVIT"].items() if name in MODELS["MViT"].keys}
+    own = {name.lower(): value for name, value in settings["MVIT"].items() if name in MODELS["MaskMViT"].keys}
     own |= {key: settings["MASK"][key.upper()] for key in ("decoder_embed_dim", "decoder_depth")}
     masking = Masking(settings["AUG"]["MASK_RATIO"], "random", target="frame")
     data = settings["DATA"]
@@ -150,7 +150,7 @@ def test_refused(masking, keys, said):
 
 def test_every_key_is_documented():
     keys = MODELS["MaskMViT"].keys
-    assert {"DECODER_DEPTH", *MODELS["MViT"].keys} <= set(keys)
+    assert set(MODELS["MViT"].keys) - set(keys) == {"USE_MEAN_POOLING", "HEAD_INIT_SCALE"}
     assert [name for name, key in keys.items() if not key.doc] == []
 
 

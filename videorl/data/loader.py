@@ -188,12 +188,11 @@ def _no_note(index: int) -> None:
 
 def collate(items: list[dict]) -> dict:
     """Dicts of equal keys to one dict: tensors are stacked, `regions` joined end to end, other values listed."""
-    return {key: _together([item[key] for item in items], key) for key in items[0]}
+    join = {"regions": end_to_end}
+    return {key: join.get(key, _together)([item[key] for item in items]) for key in items[0]}
 
 
-def _together(values: list, key: str):
-    if key == "regions":
-        return end_to_end(values)
+def _together(values: list):
     if not isinstance(values[0], (torch.Tensor, np.ndarray)):
         return values
     tensors = [torch.as_tensor(v) for v in values]

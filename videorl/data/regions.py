@@ -42,8 +42,9 @@ class Cut(NamedTuple):
 
 def end_to_end(regions: Sequence[Tensor]) -> Tensor:
     """Tensors of any shape as one, [N]."""
-    out = torch.empty(sum(region.numel() for region in regions), dtype=regions[0].dtype)
-    for part, region in zip(out.split([region.numel() for region in regions]), regions, strict=True):
+    sizes = [region.numel() for region in regions]
+    out = torch.empty(sum(sizes), dtype=regions[0].dtype)
+    for part, region in zip(out.split(sizes), regions, strict=True):
         part.view(region.shape).copy_(region)
     return out
 

@@ -24,7 +24,9 @@ from videorl.spec import Augment
 
 # Where a multi-scale crop may lie: quarters of the room below and right of it, in the published order.
 PLACES = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3))
-LARGEST = 2  # times a clip's pixels: of more the worker makes the clip, which takes it no longer than to send them
+# Times a clip's pixels, or those of a part of the frames: of more the worker makes the clip, or copies that part, which
+# takes it no longer than to send them, or no more memory than to keep them.
+LARGEST = 2
 TABLE_VALUES = 2**22  # of the table that `warp` gathers from: more would leave the cache, and large videos the memory
 
 
@@ -90,7 +92,8 @@ class TrainTransform:
         window, mirrored = self._window(*frames.shape[1:3], rng), self._mirrors(rng)
         part, how = taken(frames, window, mirrored)
         if how.rows.length * how.columns.length <= LARGEST * self.size**2:
-            return part, how
+            # A view keeps all that was decoded in memory until the batch is full.
+            return part.contiguous() if frames.numel() > LARGEST * part.numel() else part, how
         ready = Window((0, 0, self.size, self.size), (self.size, self.size), (0, 0), self.size)
         return taken(cut(frames, window), ready, mirrored)
 

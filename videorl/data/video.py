@@ -6,7 +6,8 @@ cannot go wrong there: see `_unfit` for what is known before, `_TorchCodec.read`
 `_same_pixels` for the comparison with PyAV on the first file of each kind. Otherwise, and whenever it raises, PyAV
 reads the file instead and the log says so once. So all backends give the same frames, and differ in speed: PyAV opens
 a file once, where others open it again, and decodes no frames of H.264 that are not asked for and no other needs.
-That holds for whole files. Some damage no decoder notices (a dozen flipped bytes): that takes a checksum of the file.
+That holds for whole files. Some damage no decoder notices (a dozen flipped bytes), and none is noticed in frames that
+nobody asks for: that takes a checksum of the file.
 
 Decoders run in one thread: the frames of a damaged file depend on the number of threads, and data loading runs in many
 worker processes. There, call `torch.set_num_threads(1)`: torchcodec takes four times as long without it.
@@ -372,6 +373,10 @@ def _frame_times(container, stream, pts: list[int | None]) -> tuple[np.ndarray, 
 # ---- backends --------------------------------------------------------------------------------------------------------
 
 
+class _Skipped(Exception):
+    """Frames were left out of a file that cannot do without them: it is damaged, or marks them wrongly."""
+
+
 class _PyAV:
     """Reads any file, with the list of its frames: by time stamp, or by counting from the start where none help."""
 
@@ -388,13 +393,14 @@ class _PyAV:
             self._open()
             with at_stage(path, "index"):
                 self.index = self._make_index()
+            self._skips = self._stream.codec_context.name == "h264" and self.index.pts is not None
         except VideoError:
             self.close()
             raise
 
     def _open(self) -> None:
         self._last = None  # number of the frame that was decoded last
-        self._wanted = set()  # time stamps; empty: decode every frame
+        self._wanted, self._until = frozenset(), 0  # time stamps, and the last of them; none: decode every frame
         self._container, self._stream = open_stream(self.path, self.max_pixels, self._format)
         self._decoder = self._decode()
 
@@ -404,11 +410,14 @@ class _PyAV:
         for packet in self._container.demux(self._stream):
             if codec.name == "h264":
                 codec.skip_frame = "NONREF" if self._is_unwanted(packet.pts) else "DEFAULT"
-            yield from packet.decode()
+            for frame in packet.decode():
+                if frame.is_corrupt and self._wanted:  # it is patched from what was decoded before: from all, or others
+                    raise _Skipped
+                yield frame
 
     def _is_unwanted(self, pts: int | None) -> bool:
         # Frames after the last wanted one stay: the next call may go on with them.
-        return bool(self._wanted) and pts is not None and pts < self._last_wanted and pts not in self._wanted
+        return bool(self._wanted) and pts is not None and pts < self._until and pts not in self._wanted
 
     def _make_index(self) -> _Index:
         packets = _list_packets(self._container, self._stream)
@@ -451,10 +460,17 @@ class _PyAV:
 
     def read(self, wanted: list[int]) -> torch.Tensor:
         """Frames [T, H, W, 3] for rising frame numbers."""
-        find = self._find_by_count
-        if self.index.pts is not None:
-            find, self._wanted = self._find_by_time, set(self.index.pts[wanted].tolist())
-            self._last_wanted = max(self._wanted)
+        if self._skips:
+            stamps = self.index.pts[wanted].tolist()
+            self._wanted, self._until = frozenset(stamps), stamps[-1]
+        try:
+            return self._pictures(wanted)
+        except _Skipped:
+            self._skips, self._wanted = False, frozenset()
+            return self._pictures(wanted)
+
+    def _pictures(self, wanted: list[int]) -> torch.Tensor:
+        find = self._find_by_count if self.index.pts is None else self._find_by_time
         out = None
         for place, number in enumerate(wanted):
             try:
@@ -480,13 +496,13 @@ class _PyAV:
         goes_on = self._last is not None and self._key_before(number) <= self._last < number
         if goes_on and (frame := self._decode_to(number)):
             return frame
-        starts = list(dict.fromkeys(self._key_before(max(number - back, 0)) for back in self.STEPS_BACK))
-        for key in (starts[0], *starts):
+        for key in dict.fromkeys(self._key_before(max(number - back, 0)) for back in self.STEPS_BACK):
             self._container.seek(int(self.index.pts[key]), stream=self._stream)
             self._decoder = self._decode()
             if frame := self._decode_to(number):
                 return frame
-            self._wanted = set()  # from now on, leave nothing out
+            if self._wanted:
+                raise _Skipped
         raise VideoError(self.path, "decode", f"frame {number} of {len(self.index.pts)} is not decodable")
 
     def _key_before(self, number: int) -> int:

@@ -145,6 +145,8 @@ def _output_dir(settings: list[Setting]) -> list[Setting]:
 def sugar(cfg: CfgNode, given: set[str]) -> list[tuple[tuple[str, ...], object]]:
     """PySlowFast's TRAIN.EVAL_PERIOD, TEST.* and MODEL.LOSS_FUNC as (path, value) of entries of EVALS and LOSSES.
 
+    Masked clips (MASK.RATIO) are evaluated by their reconstructions, others by their classes.
+
     `given`: dotted keys that the user set. Whoever writes LOSSES names all losses. Whoever names an evaluation in EVALS
     names all of them; `val` or `test` stay where one of their keys is given, and both beside entries called test_….
     Settings of the user come after these.
@@ -175,4 +177,5 @@ def sugar(cfg: CfgNode, given: set[str]) -> list[tuple[tuple[str, ...], object]]
             "CLIPS": 0,
             "CROPS": 0,
         }
-    return [((*path, key), value) for path, node in entries.items() for key, value in node.items()]
+    made = [((*path, key), value) for path, node in entries.items() for key, value in node.items()]
+    return made + [(("TRAIN", "BEST_METRIC"), "val/explained")] * (evaluation == "reconstruction")

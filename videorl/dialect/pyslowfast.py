@@ -25,7 +25,7 @@ ONLY_MAE = "of the masked pre-trainings only that of MAE is here (k400_VIT_B_16x
 
 RULES: dict[str, Rule] = {
     # Values that have other names here
-    "DATA.DECODING_BACKEND": Values({"torchvision": "pyav"}),
+    "DATA.DECODING_BACKEND": Values({"torchvision": "pyav", "auto": "pyav"}),
     "AUG.COLOR_JITTER": Values({None: 0.0}),
     "SOLVER.CLIP_GRAD_VAL": Values({None: 0.0}),
     "SOLVER.CLIP_GRAD_L2NORM": Values({None: 0.0}),
@@ -95,13 +95,13 @@ RULES: dict[str, Rule] = {
     "SOLVER.LARS_ON": Unsupported("the optimizer is not wrapped in LARS", OFF, refused=True),
     # Masked pre-training
     "AUG.GEN_MASK_LOADER": Unsupported(ONLY_MAE, OFF, refused=True),
-    "AUG.MASK_RATIO": Renamed(("MASK.RATIO",)),
+    "AUG.MASK_RATIO": Renamed(("MASK.RATIO",), needs="MASK.ENABLE"),
     **rows(
         "AUG",
         "MASK_TUBE MASK_FRAMES MASK_WINDOW_SIZE MAX_MASK_PATCHES_PER_BLOCK",
         Ignored("read with GEN_MASK_LOADER alone"),
     ),
-    "MASK.ENABLE": Combined("MASK.KIND random, MASK.TARGET frame, TRAIN.BEST_METRIC and MODEL.PATCH_SIZE, if it is on"),
+    "MASK.ENABLE": Combined("MASK.KIND random, MASK.TARGET frame and MODEL.PATCH_SIZE, if it is on"),
     **rows("MASK", "MAE_ON MAE_RND_MASK TIME_STRIDE_LOSS", Unsupported(ONLY_MAE, (True,), True, needs="MASK.ENABLE")),
     **rows("MASK", "PER_FRAME_MASKING PRED_HOG", Unsupported(ONLY_MAE, OFF, True, needs="MASK.ENABLE")),
     "MASK.HEAD_TYPE": Unsupported(ONLY_MAE, ("separate_xformer",), True, needs="MASK.ENABLE"),
@@ -197,8 +197,7 @@ def _masks(last: Last) -> list[Made]:
     if not is_on(last, switch):
         return []
     patch = [Made("MODEL.PATCH_SIZE", last[kernel].value, (kernel,))] if kernel in last else []
-    always = {"MASK.KIND": "random", "MASK.TARGET": "frame", "TRAIN.BEST_METRIC": "val/explained"}
-    return [*(Made(name, value, (switch,)) for name, value in always.items()), *patch]
+    return [Made("MASK.KIND", "random", (switch,)), Made("MASK.TARGET", "frame", (switch,)), *patch]
 
 
 def _tests(last: Last) -> list[Made]:

@@ -20,7 +20,7 @@ from videorl.engine import run
 from videorl.engine.objective import Objective
 from videorl.engine.step import Precision
 from videorl.registry import BATCHES, DATASETS, LOSSES, MODELS, UserError
-from videorl.spec import Spec, Views
+from videorl.spec import Augment, Spec, Views
 
 log = logging.getLogger("videorl")
 
@@ -109,13 +109,12 @@ def dataset(cfg, name: str, split: str, views: Views | None = None, machine: int
 def _spec(cfg, machine: int, views: Views | None = None, space: str = "") -> Spec:
     spec = config.spec(cfg, views, space)
     # Evaluations, which have views, take few clips and slice their batches: the workers resize for them.
-    augment = replace(spec.augment, on_device=views is None and resizes_on_device(cfg))
-    return replace(spec, augment=augment, seed=seed_of(cfg.RNG_SEED, machine))
+    on_device = resizes_on_device(cfg.DATA.RESIZE_ON_DEVICE, spec.augment) and views is None
+    return replace(spec, augment=replace(spec.augment, on_device=on_device), seed=seed_of(cfg.RNG_SEED, machine))
 
 
-def resizes_on_device(cfg) -> bool:
+def resizes_on_device(wanted: str, augment: Augment) -> bool:
     """What DATA.RESIZE_ON_DEVICE means for this recipe. Raises `UserError` for `always` where that cannot be."""
-    wanted, augment = cfg.DATA.RESIZE_ON_DEVICE, config.spec(cfg).augment
     changes = {"AA_TYPE": augment.rand_augment, "COLOR_JITTER": augment.color_jitter, "RE_PROB": augment.erase_prob}
     on = [f"AUG.{key} {value}" for key, value in changes.items() if value]
     if wanted not in ("auto", "always", "never"):

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videorl.metrics.pixels import Targets, normalised, patches
-from videorl.models.mvit import EPS, Block, MViT, Plan, check_clip
+from videorl.models.mvit import EPS, Block, Encoder, Plan, check_clip
 from videorl.models.videomae import check_masking
-from videorl.models.vit import PatchEmbed
+from videorl.models.vit import embed_patches
 from videorl.registry import MODELS, UserError
 from videorl.spec import Spec
 
@@ -35,14 +35,13 @@ class Decoder(nn.Module):
 
 
 @MODELS.register("MaskMViT", node="MVIT")
-class MaskMViT(MViT):
+class MaskMViT(Encoder):
     """The masked autoencoder for pre-training; `MViT` with the same keys fine-tunes its encoder.
 
-    The encoder sees single tokens, which cannot be pooled: MVIT must describe a plain ViT.
+    The encoder sees single tokens, which cannot be pooled: MVIT must describe a plain ViT. The decoder's positions are
+    for one clip shape: from a checkpoint of another they start anew.
 
     Keys:
-        mlp_ratio: hidden width of the MLPs, as a multiple of the block's width
-        qkv_bias: queries, keys and values have a bias
         decoder_embed_dim: width of the decoder's tokens; its attention heads are 64 wide
         decoder_depth: number of its blocks
     """
@@ -57,16 +56,14 @@ class MaskMViT(MViT):
         decoder_depth: int = 4,
         **encoder,
     ):
-        super().__init__(spec, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, **encoder)
-        del self.head
         check_masking(spec, "MaskMViT", "MViT")
+        super().__init__(spec, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, **encoder)
         check_plain(self, spec)
-        clip, dim, self.patch = spec.clip, self.norm.normalized_shape[0], tuple(spec.patch)
+        clip, self.patch = spec.clip, tuple(spec.patch)
         self.clip = (clip.frames, clip.channels, clip.train_size, clip.train_size)
         self.register_buffer("mean", torch.tensor(clip.mean), persistent=False)
         self.register_buffer("std", torch.tensor(clip.std), persistent=False)
-        self.patch_embed = PatchEmbed(clip.channels, dim, self.patch)
-        self.decoder_embed = nn.Linear(dim, decoder_embed_dim)
+        self.decoder_embed = nn.Linear(self.norm.normalized_shape[0], decoder_embed_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim))
         places = self.lead + math.prod(self.grid)
         self.decoder_pos_embed = nn.Parameter(torch.zeros(1, places, decoder_embed_dim))
@@ -89,7 +86,7 @@ class MaskMViT(MViT):
 
     def encode(self, patches: Tensor, visible: Tensor) -> Tensor:
         """Normalised patches `[B, V, P]` and the numbers of their tokens `[B, V]` to `[B, L + V, D]`."""
-        x = self.patch_embed(patches)
+        x = embed_patches(patches, self.patch_embed.proj)
         if self.lead:
             x = torch.cat([self.cls_token.type_as(x).expand(len(x), -1, -1), x], dim=1)
         if (positions := self.positions()) is not None:
@@ -101,7 +98,7 @@ class MaskMViT(MViT):
         return F.pad(self.lead + tokens, (self.lead, 0))
 
 
-def check_plain(model: MViT, spec: Spec) -> None:
+def check_plain(model: Encoder, spec: Spec) -> None:
     """Raises `UserError` where blocks pool or widen, or where patches are not those of MODEL.PATCH_SIZE."""
     found = model.patch_embed.proj
     kernel, stride, padding = found.kernel_size, found.stride, found.padding

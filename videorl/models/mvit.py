@@ -394,9 +394,8 @@ def _check_published(**values) -> None:
             raise UserError(f"MVIT.{key}: expected {published[key]!r}, the one published form, found {value!r}")
 
 
-@MODELS.register("MViT", node="MVIT")
-class MViT(nn.Module):
-    """MViTv1, MViTv2 and the plain video ViT: PySlowFast's model of that name.
+class Encoder(nn.Module):
+    """What MViT and the masked autoencoder of the same settings share: patch embedding, positions, blocks, norm.
 
     The clip shape of the spec fixes the token grid; `resize_positions` fits a checkpoint of another clip shape.
 
@@ -425,14 +424,12 @@ class MViT(nn.Module):
         residual_pooling: add the pooled queries to the attention output (v2)
         skip_proj_raw: where the width grows in attention, project the block's raw input, not its norm (MultiTrain)
         cls_embed_on: put a class token in front
-        use_mean_pooling: average the patch tokens, then norm; else norm, then the class token or, without one, the mean
         use_abs_pos: absolute positions, learned
         sep_pos_embed: these are separate tables for time, space and the class token
         use_fixed_sincos_pos: they are fixed, sines and cosines, not learned
         rel_pos_spatial: relative positions along rows and columns in every attention (v2)
         rel_pos_temporal: relative positions along time in every attention (v2)
         zero_decay_pos_cls: no weight decay for positions and class token
-        head_init_scale: factor on the initial weights of the classifier
     """
 
     def __init__(
@@ -463,18 +460,16 @@ class MViT(nn.Module):
         residual_pooling: bool = False,
         skip_proj_raw: bool = False,
         cls_embed_on: bool = True,
-        use_mean_pooling: bool = False,
         use_abs_pos: bool = True,
         sep_pos_embed: bool = False,
         use_fixed_sincos_pos: bool = False,
         rel_pos_spatial: bool = False,
         rel_pos_temporal: bool = False,
         zero_decay_pos_cls: bool = True,
-        head_init_scale: float = 1.0,
     ):
         super().__init__()
         _check_published(MODE=mode, POOL_FIRST=pool_first, NORM=norm)
-        self.act_checkpoint, self.mean_pooling = spec.act_checkpoint, use_mean_pooling
+        self.act_checkpoint = spec.act_checkpoint
         self.zero_decay_pos_cls, self.lead = zero_decay_pos_cls, int(cls_embed_on)
         self.clip = (spec.clip.channels, spec.clip.frames, spec.clip.train_size, spec.clip.train_size)
         self.patch_embed = PatchEmbed(spec.clip.channels, embed_dim, patch_kernel, patch_stride, patch_padding)
@@ -494,9 +489,6 @@ class MViT(nn.Module):
             for plan, rate in zip(plans, rates)
         )
         self.norm = nn.LayerNorm(plans[-1].dim_out, EPS)
-        self.head = class_head(spec, plans[-1].dim_out)
-        self._initialise()
-        self._scale_head(head_init_scale)
 
     def _add_positions(self, dim: int, absolute: bool, separate: bool, fixed: bool) -> None:
         shapes = {"cls_token": self.lead}
@@ -522,18 +514,6 @@ class MViT(nn.Module):
             if "pos" in name.rpartition(".")[2] or name in ("cls_token", "mask_token"):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
-    @torch.no_grad()
-    def _scale_head(self, factor: float) -> None:
-        for name, axes in self.head.class_axes().items():
-            if len([axis for axis in axes if axis]) == 1:  # not the maps from one head to another
-                self.head.get_parameter(name).mul_(factor)
-
-    def forward(self, video: Tensor) -> dict[str, Tensor]:
-        """`[B, channels, T, H, W]` to raw logits `[B, classes]` and features `[B, D]`."""
-        check_clip(self, video)
-        features = self.pool(self.through_blocks(self.embed(video)))
-        return {**self.head(features), "features": features}
-
     def embed(self, video: Tensor) -> Tensor:
         """The tokens that enter the first block, with class token and absolute positions."""
         x = self.patch_embed(video)
@@ -556,13 +536,6 @@ class MViT(nn.Module):
             x = checkpoint(block, x, use_reentrant=False) if self.act_checkpoint and self.training else block(x)
         return x
 
-    def pool(self, x: Tensor) -> Tensor:
-        """Tokens of the last block to features `[B, D]`."""
-        if self.mean_pooling:
-            return self.norm(x[:, self.lead :].mean(1))
-        x = self.norm(x)
-        return x[:, 0] if self.lead else x.mean(1)
-
     def resize_positions(self, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The weights with position tables of another clip shape resized, and the names of these."""
         return resize_positions(weights, self)
@@ -582,6 +555,42 @@ class MViT(nn.Module):
         if name.startswith("blocks."):
             return int(name.split(".")[1]) + 1
         return len(self.blocks) + 1
+
+
+@MODELS.register("MViT", node="MVIT")
+class MViT(Encoder):
+    """MViTv1, MViTv2 and the plain video ViT: PySlowFast's model of that name.
+
+    Keys:
+        use_mean_pooling: average the patch tokens, then norm; else norm, then the class token or, without one, the mean
+        head_init_scale: factor on the initial weights of the classifier
+    """
+
+    def __init__(self, spec: Spec, *, use_mean_pooling: bool = False, head_init_scale: float = 1.0, **encoder):
+        super().__init__(spec, **encoder)
+        self.mean_pooling = use_mean_pooling
+        self.head = class_head(spec, self.norm.normalized_shape[0])
+        self._initialise()
+        self._scale_head(head_init_scale)
+
+    @torch.no_grad()
+    def _scale_head(self, factor: float) -> None:
+        for name, axes in self.head.class_axes().items():
+            if len([axis for axis in axes if axis]) == 1:  # not the maps from one head to another
+                self.head.get_parameter(name).mul_(factor)
+
+    def forward(self, video: Tensor) -> dict[str, Tensor]:
+        """`[B, channels, T, H, W]` to raw logits `[B, classes]` and features `[B, D]`."""
+        check_clip(self, video)
+        features = self.pool(self.through_blocks(self.embed(video)))
+        return {**self.head(features), "features": features}
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Tokens of the last block to features `[B, D]`."""
+        if self.mean_pooling:
+            return self.norm(x[:, self.lead :].mean(1))
+        x = self.norm(x)
+        return x[:, 0] if self.lead else x.mean(1)
 
 
 def sincos_positions(grid: Grid, dim: int, lead: int) -> Tensor:

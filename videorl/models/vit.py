@@ -47,6 +47,11 @@ def resize_table(table: Tensor, grid: Grid) -> Tensor:
     return time.unflatten(1, space.shape[1:]).permute(0, 2, 3, 1).contiguous()
 
 
+def embed_patches(patches: Tensor, proj: nn.Conv3d) -> Tensor:
+    """Patches `[B, N, P]` to what the convolution, whose stride is its kernel, makes of them: `[B, N, D]`."""
+    return F.linear(patches, proj.weight.movedim(1, -1).flatten(1), proj.bias)
+
+
 class PatchEmbed(nn.Module):
     """One linear map of every patch, with the weight of the published convolution."""
 
@@ -56,7 +61,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """`[B, N, P]` to `[B, N, D]`."""
-        return F.linear(patches, self.proj.weight.movedim(1, -1).flatten(1), self.proj.bias)
+        return embed_patches(patches, self.proj)
 
 
 class Attention(nn.Module):
