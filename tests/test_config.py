@@ -1,6 +1,7 @@
 """The config tree: what is read, what is refused and with which words, and that it says the same when read again."""
 
 import ast
+import json
 import logging
 import re
 import time
@@ -270,7 +271,7 @@ def test_mistakes_on_the_command_line(overrides, words):
         ("''", "names no file"),
         ("run.yaml", "goes round in a circle: run.yaml -> run.yaml"),
         ("there.yaml", "goes round in a circle: run.yaml -> there.yaml -> run.yaml"),
-        ("code.py", "expected a .yaml file; nothing else is read as a config"),
+        ("code.py", "expected a .yaml file, or the run.json of a run; nothing else is read"),
     ],
 )
 def test_bases_that_are_refused(written, base, words):
@@ -514,3 +515,26 @@ def test_help_config_knows_what_a_project_adds():
 @pytest.mark.parametrize("key", ["DATA.TRAIN_CROP_NUM_TEMPORAL", "AUG.NUM_SAMPLE"])
 def test_numbers_of_clips_below_one_are_refused(key):
     assert refusal(overrides=[key, "-1"]) == f"command line: {key} -1: expected 1 or more"
+
+
+def test_the_config_of_a_run_is_read_from_its_run_json(tmp_path):
+    cfg = config.load(overrides=["SOLVER.BASE_LR", "0.5", "LOSSES.a.NAME", "cross_entropy"])
+    (tmp_path / "run.json").write_text(json.dumps({"argv": ["x"], "config": config.dump(cfg)}))
+    assert config.load([tmp_path / "run.json"]) == cfg
+    for text in ("{", "[]", '{"argv": 1}', "null"):
+        (tmp_path / "other.json").write_text(text)
+        assert "other.json: expected a .yaml file, or the run.json of a run" in refusal(tmp_path / "other.json")
+
+
+def test_an_evaluation_period_typed_in_vain_is_told(written, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+    file = written("EVALS: {val: {NAME: views, DATASET: kinetics, EVERY: 5}}")
+    config.load([file], ["TRAIN.EVAL_PERIOD", "1"])
+    assert caplog.messages == [
+        "command line: TRAIN.EVAL_PERIOD is not read, as EVALS names the evaluations: set EVALS.val.EVERY"
+    ]
+    caplog.clear()
+    config.load([file], ["TRAIN.EVAL_PERIOD", "0"])
+    config.load([file], ["TRAIN.EVAL_PERIOD", "5"])
+    config.load([], ["TRAIN.EVAL_PERIOD", "1"])
+    assert not caplog.messages

@@ -162,6 +162,7 @@ def fails(tool, capsys, arguments: list[str]) -> str:
         (["--opts", "MODEL.MODEL_NAME", "ViT", "MASK.RATIO", "0.0"], "ViT predicts no masked pixels"),
         (["--opts", "VIDEOMAE.DEPTH", "2"], "is it a checkpoint of this model"),
         (["--count", "0"], "--count 0: expected 1 or more"),
+        (["MASK.RATIO", "0.5"], "MASK.RATIO: no such video; settings go behind --opts"),
         (["--opts", "MASK.RATIO", "0.0"], "MASK.RATIO"),
         (["--opts", "TRAIN.DATASET", "hmdb51", "HMDB51.ANNOTATIONS", "x"], "expected a data set of lists"),
     ],
@@ -173,4 +174,6 @@ def test_errors_are_one_line(tool, place, capsys, more, expected):
 def test_a_checkpoint_of_something_else_is_refused(tool, place, capsys):
     cfg = config.load([], ["MODEL.MODEL_NAME", "MViT", "MVIT.DEPTH", "1", "NUM_GPUS", "0"])
     save(cfg, place / "mvit.pyth")
-    assert "that this model has no place for" in fails(tool, capsys, words("a.mp4", weights="mvit.pyth"))
+    assert "that this model has no place for: set MODEL.MODEL_NAME MViT" in fails(
+        tool, capsys, words("a.mp4", weights="mvit.pyth")
+    )

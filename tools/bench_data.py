@@ -35,7 +35,7 @@ from videorl.data.dataset import ClipDataset
 from videorl.data.loader import Job, collate
 from videorl.data.randaug import RandAugment
 from videorl.data.transforms import TrainTransform, random_resized_crop
-from videorl.data.video import Video, check_backend, open_video
+from videorl.data.video import Video, VideoError, check_backend, open_video
 from videorl.engine import build
 from videorl.registry import UserError
 from videorl.spec import Spec
@@ -132,7 +132,11 @@ def _in_turns(data, k: int, decoder: str) -> dict[str, float]:
     tasks, seconds = {"ours": lambda: collate(data[i]), "decoder": decode}, {}
     for name in sorted(tasks, reverse=k % 2 == 1):
         watch = Stopwatch()
-        tasks[name]()
+        try:
+            tasks[name]()
+        except RuntimeError as error:
+            first = str(error).strip().partition("\n")[0]
+            raise UserError(f"--baseline decoder: {video.path}: {first}; leave it out of the list") from error
         seconds[name] = watch()
     return seconds
 
@@ -201,8 +205,14 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     with dist.exit_codes():
+        if args.samples < 1:
+            raise UserError(f"--samples {args.samples}: expected 1 or more")
         cfg = config.load([args.cfg], args.overrides)
-        print(json.dumps(measure(cfg, args.backends.split(","), args.baseline, args.samples), indent=1))
+        try:
+            found = measure(cfg, args.backends.split(","), args.baseline, args.samples)
+        except VideoError as error:
+            raise UserError(f"{error}; expected a list of whole video files") from error
+        print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ Exit codes: 0 done, 2 a mistake in the command or its files.
 import argparse
 import functools
 import inspect
+import re
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -74,7 +75,11 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY VALUE", help="settings that come after those of the config"
     )
-    return parser.parse_intermixed_args(words)
+    args = parser.parse_intermixed_args(words)
+    for word in args.videos:
+        if re.fullmatch(r"[A-Z_]+(\.[A-Z0-9_]+)*", word) and not Path(word).exists():
+            parser.error(f"{word}: no such video; settings go behind --opts")
+    return args
 
 
 def run(cfg, args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ The tree is a yacs `CfgNode` with PySlowFast's node and key names. Global keys s
 components come from their signatures (see `registry.py`). Nothing changes the tree after `load`.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ from videorl.registry import (
 )
 from videorl.settings import Setting, convert, parse, read_file, read_overrides, shown, type_name
 from videorl.spec import Augment, Clip, Head, Masking, Reading, Spec, Views
+
+log = logging.getLogger("videorl")
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 ALL = "all"  # as a data set: every entry of DATASETS
@@ -79,6 +82,7 @@ def load(files: Iterable[str | Path] = (), overrides: Iterable[str] = (), **top)
     cfg = build_tree([Setting(path, value, "default") for path, value in sugar] + settings)
     _check_entries(cfg)
     _check_names(cfg, settings)
+    _tell_unread(cfg, settings)
     cfg.freeze()
     return cfg
 
@@ -192,6 +196,15 @@ def _check_names(cfg: CfgNode, settings: list[Setting]) -> None:
             f"{where.get(('TRAIN', 'DATASET'), 'default')}: TRAIN.DATASET {trained} has no head: heads are those of"
             f" DATASETS ({', '.join(cfg.DATASETS)}); set it to one of these or to `{ALL}`"
         )
+
+
+def _tell_unread(cfg: CfgNode, settings: list[Setting]) -> None:
+    """A word typed in vain is worth a line: TRAIN.EVAL_PERIOD, where EVALS names the evaluations."""
+    typed = [s for s in settings if s.path == ("TRAIN", "EVAL_PERIOD") and not s.line]
+    period = cfg.TRAIN.EVAL_PERIOD
+    if typed and period > 0 and cfg.EVALS.get("val", {}).get("EVERY") != period:
+        named = ", ".join(f"EVALS.{name}.EVERY" for name in cfg.EVALS)
+        log.warning("%s: TRAIN.EVAL_PERIOD is not read, as EVALS names the evaluations: set %s", typed[-1].where, named)
 
 
 # ----------------------------------------------------------------------------------------------------------- schema

@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import json
 import logging
 import math
 import re
@@ -37,10 +38,10 @@ class Setting(typing.NamedTuple):
 
 
 def read_file(file: Path, seen: tuple[Path, ...] = ()) -> list[Setting]:
-    """Settings of a YAML file, after those of its `_BASE_`."""
+    """Settings of a YAML file, after those of its `_BASE_`; or those that a run left in its run.json."""
     file = file.resolve()
-    if file.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{file}: expected a .yaml file; nothing else is read as a config")
+    if file.suffix not in (".yaml", ".yml", ".json"):
+        raise UserError(f"{file}: expected a .yaml file, or the run.json of a run; nothing else is read as a config")
     if not file.is_file():
         raise UserError(f"config file {file} does not exist; --cfg takes the path of a YAML file")
     if file in seen:
@@ -70,6 +71,7 @@ def parse(file: Path) -> list[Setting]:
         raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     if len(text) > 1_000_000:
         raise UserError(f"{file}: {len(text)} characters; a config has at most 1,000,000")
+    text = _config_of_run(text, file) if file.suffix == ".json" else text
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
@@ -85,6 +87,13 @@ def parse(file: Path) -> list[Setting]:
     if len(leaves) > MOST_KEYS:
         raise UserError(f"{file}: more than {MOST_KEYS} keys, aliases counted each time")
     return leaves
+
+
+def _config_of_run(text: str, file: Path) -> str:
+    try:
+        return str(json.loads(text)["config"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{file}: expected a .yaml file, or the run.json of a run, which holds its config") from None
 
 
 def _leaves(loader, node, path, file):

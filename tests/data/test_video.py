@@ -402,7 +402,7 @@ def test_errors_pickle_and_fill_one_line():
 
 
 def test_an_unknown_or_missing_backend_is_the_users_error(clips, monkeypatch):
-    with pytest.raises(UserError, match="unknown decoding backend 'torchcodecs'; did you mean torchcodec"):
+    with pytest.raises(UserError, match="unknown backend 'torchcodecs'; did you mean torchcodec"):
         open_video(clips["h264"], "torchcodecs")
     monkeypatch.setattr(module, "_missing", lambda library: "no such library")
     with pytest.raises(UserError, match="'decord' does not load .no such library.; install it or use 'pyav'"):

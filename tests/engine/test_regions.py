@@ -9,7 +9,7 @@ from videorl import config, dist
 from videorl.data import toy
 from videorl.engine import build
 from videorl.engine.step import backward, to_device
-from videorl.registry import UserError
+from videorl.registry import DATASETS, Entry, UserError
 from videorl.spec import Views
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +87,20 @@ def test_evaluations_get_clips_that_are_ready(folder):
 def test_who_resizes(folder, monkeypatch, on, device, changes, expected):
     monkeypatch.setattr(dist, "device", lambda: torch.device(device))
     assert build.resizes_on_device(on, config.spec(load(folder, on, changes)).augment) is expected
+
+
+class Ready:
+    """A data set whose workers make its clips."""
+
+    def __init__(self, spec, split):
+        pass
+
+
+def test_data_sets_whose_workers_make_the_clips_are_refused(folder, monkeypatch):
+    monkeypatch.setitem(DATASETS._entries, "kinetics", Entry("kinetics", Ready, ""))
+    with pytest.raises(UserError, match="^DATA.RESIZE_ON_DEVICE always: the workers make the clips of this data set"):
+        build.dataset(load(folder, "always"), "kinetics", "train")
+    assert isinstance(build.dataset(load(folder, "auto"), "kinetics", "train"), Ready)
 
 
 def test_recipes_that_workers_must_augment_are_refused(folder):

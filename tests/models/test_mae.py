@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from videorl import convert
 from videorl.losses.pixels import MaskedPixels
 from videorl.metrics.pixels import painted, patches
 from videorl.models.mae import MaskMViT
 from videorl.models.mvit import MViT, sincos_positions
+from videorl.models.vit import ViT
 from videorl.registry import MODELS, UserError
 from videorl.spec import Clip, Masking, Spec
 
@@ -106,6 +108,16 @@ def test_the_encoder_is_the_model_that_is_fine_tuned(positions):
     found = masked.encode(patches(batch["pixels"], batch["visible"], (2, 4, 4)), batch["visible"])
     video = batch["pixels"].transpose(1, 2) / 255
     torch.testing.assert_close(found, tuned.norm(tuned.through_blocks(tuned.embed(video))))
+
+
+def test_its_weights_are_for_mvit_and_not_for_the_vit_of_videomae():
+    masked, spec = tiny(), spec_of()
+    tuned = MViT(spec, **{**PLAIN, "embed_dim": 16, "num_heads": 2, "depth": 2})
+    convert.load(tuned, {"model_state": masked.state_dict()}, "x.pyth")
+    assert torch.equal(tuned.blocks[1].mlp.fc1.weight, masked.blocks[1].mlp.fc1.weight)
+    assert torch.equal(tuned.pos_embed_temporal, masked.pos_embed_temporal)
+    with pytest.raises(UserError, match="a checkpoint of PySlowFast's MViT, .* set MODEL.MODEL_NAME MViT"):
+        convert.load(ViT(spec, embed_dim=16, depth=2, num_heads=2), {"model_state": masked.state_dict()}, "x.pyth")
 
 
 def test_a_token_sees_visible_tokens_alone():

@@ -58,6 +58,7 @@ def load_exactly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
     if audit.misfits or audit.missing or audit.unexpected:
         raise UserError(
             f"{audit.summary()}; expected just this model's: is it a checkpoint of this model and these classes?"
+            " To start anew from what fits set TRAIN.CHECKPOINT_EPOCH_RESET True"
         )
     model.load_state_dict(weights)
     log.info(audit.summary())

@@ -7,14 +7,23 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from videorl.registry import UserError
+
 NAME = "PySlowFast"
 
 
 def matches(names: set[str]) -> bool:
     own = {"head.projection.weight", "pos_embed_spatial", "mask_token", "blocks.0.attn.pool_k.weight"}
-    others = any(".proj_max_pool." in name or name.startswith("head.heads.") for name in names)
+    foreign = (".proj_max_pool.", "head.heads.", ".attn.q_bias")
+    others = any(part in name for name in names for part in foreign)
     return {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= names and bool(own & names) and not others
 
 
 def rename(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Raises `UserError` for VideoMAE's models, which have most of the names and no place for the rest."""
+    if any(name.endswith(".attn.q_bias") for name, _ in model.named_parameters()):
+        raise UserError(
+            "a checkpoint of PySlowFast's MViT, with learned positions and biases that this model has no place for: set"
+            " MODEL.MODEL_NAME MViT (MaskMViT to pre-train) and the keys of node MVIT that it was trained with"
+        )
     return dict(weights)

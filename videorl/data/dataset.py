@@ -12,6 +12,7 @@ from videorl.data import clips, masks
 from videorl.data.frame_cache import open_cached
 from videorl.data.regions import Cut
 from videorl.data.transforms import TrainTransform, test_view
+from videorl.data.video import check_backend
 from videorl.registry import UserError
 from videorl.spec import Spec
 
@@ -60,6 +61,7 @@ class ClipDataset:
         self.spec, self.split, self.records = spec, split, records
         self.uniform, self.offset = uniform, offset
         self.epoch = 0
+        check_backend(spec.reading.backend)
         clip = spec.clip
         train = split == "train"
         self.transform = TrainTransform(spec.augment, clip.train_size, clip.mean, clip.std) if train else None

@@ -255,7 +255,7 @@ def check_backend(backend: str) -> None:
     """Raises `UserError` for a backend that is unknown or does not load."""
     if backend not in BACKENDS:
         hint = did_you_mean(backend, BACKENDS)
-        raise UserError(f"unknown decoding backend {backend!r}{hint} (known: {', '.join(BACKENDS)})")
+        raise UserError(f"DATA.DECODING_BACKEND: unknown backend {backend!r}{hint} (known: {', '.join(BACKENDS)})")
     if backend != "pyav" and (reason := _missing(backend)):
         raise UserError(f"decoding backend {backend!r} does not load ({reason}); install it or use 'pyav'")
 

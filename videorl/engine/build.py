@@ -95,7 +95,10 @@ def dataset(cfg, name: str, split: str, views: Views | None = None, machine: int
         return Joint(_spec(cfg, machine, views), parts, {n: node.REPLICAS for n, node in cfg.DATASETS.items()})
     entry, values = config.component(cfg, DATASETS, name)
     try:
-        return entry(_spec(cfg, machine, views, name), split, values=values)
+        data = entry(_spec(cfg, machine, views, name), split, values=values)
+        if cfg.DATA.RESIZE_ON_DEVICE == "always" and views is None and not hasattr(data, "transform"):
+            raise UserError("DATA.RESIZE_ON_DEVICE always: the workers make the clips of this data set; set it to auto")
+        return data
     except UserError as error:
         if name not in cfg.DATASETS:
             raise

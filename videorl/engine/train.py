@@ -92,10 +92,10 @@ class Trainer:
 
     def announce(self) -> None:
         """The first lines of the log, run.json, and the progress bar."""
-        cfg, state, plan = self.cfg, self.state, self.state.data.plan
+        cfg, state, plan, last = self.cfg, self.state, self.state.data.plan, self.cfg.SOLVER.MAX_EPOCH
         rate = optim.lr_at(cfg.SOLVER, cfg.SOLVER.WARMUP_EPOCHS, factor=self.lr_factor)
         log.info(
-            "%s on %d x %s, %s; %d videos a process, %d a step; learning rate after warm-up %g; epochs %d to %d",
+            "%s on %d x %s, %s; %d videos a process, %d a step; learning rate after warm-up %g; %s",
             cfg.SOLVER.OPTIMIZING_METHOD,
             dist.world_size(),
             state.precision.device.type,
@@ -103,8 +103,7 @@ class Trainer:
             plan.micro_batch,
             plan.step_size,
             rate,
-            state.epoch + 1,
-            cfg.SOLVER.MAX_EPOCH,
+            f"epochs {state.epoch + 1} to {last}" if state.epoch < last else f"all {last} epochs are done",
         )
         if cfg.SOLVER.BASE_LR_BATCH:
             base, batch = cfg.SOLVER.BASE_LR, cfg.SOLVER.BASE_LR_BATCH
