@@ -526,15 +526,31 @@ def test_the_config_of_a_run_is_read_from_its_run_json(tmp_path):
         assert "other.json: expected a .yaml file, or the run.json of a run" in refusal(tmp_path / "other.json")
 
 
-def test_an_evaluation_period_typed_in_vain_is_told(written, caplog, monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("TRAIN.EVAL_PERIOD 1", "TRAIN.EVAL_PERIOD 1 does not change EVALS.val.EVERY, which is given in full: 5"),
+        ("TRAIN.EVAL_PERIOD 0", "TRAIN.EVAL_PERIOD 0 does not change EVALS.val.EVERY, which is given in full: 5"),
+        (
+            "TRAIN.DATASET ssv2",
+            "TRAIN.DATASET ssv2 does not change EVALS.val.DATASET, which is given in full: kinetics",
+        ),
+        ("MODEL.LOSS_FUNC bce_logit", "MODEL.LOSS_FUNC bce_logit is not read: LOSSES names the losses: a"),
+        ("TRAIN.EVAL_PERIOD 5", ""),
+        ("TRAIN.DATASET ssv2 EVALS.val.DATASET ssv2", ""),
+        ("MODEL.LOSS_FUNC infonce", ""),
+    ],
+)
+def test_words_typed_in_vain_are_told(written, caplog, monkeypatch, words, said):
     monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
-    file = written("EVALS: {val: {NAME: views, DATASET: kinetics, EVERY: 5}}")
-    config.load([file], ["TRAIN.EVAL_PERIOD", "1"])
-    assert caplog.messages == [
-        "command line: TRAIN.EVAL_PERIOD is not read, as EVALS names the evaluations: set EVALS.val.EVERY"
-    ]
-    caplog.clear()
-    config.load([file], ["TRAIN.EVAL_PERIOD", "0"])
-    config.load([file], ["TRAIN.EVAL_PERIOD", "5"])
-    config.load([], ["TRAIN.EVAL_PERIOD", "1"])
+    given = written("EVALS: {val: {NAME: views, DATASET: kinetics, EVERY: 5}}\nLOSSES: {a: {NAME: infonce}}")
+    cfg = config.load([given], words.split())
+    assert cfg.EVALS.val.AT_TEST, "nothing is put under an evaluation that is given by name"
+    assert [line[: len(said) + 14] for line in caplog.messages] == [f"command line: {said}"] * bool(said)
+
+
+def test_words_typed_and_read_need_no_line(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+    words = "TRAIN.EVAL_PERIOD 1 TRAIN.DATASET ssv2 TEST.DATASET ssv2 MODEL.LOSS_FUNC bce_logit"
+    config.load([], words.split(" "))
     assert not caplog.messages

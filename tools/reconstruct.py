@@ -77,7 +77,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     )
     args = parser.parse_intermixed_args(words)
     for word in args.videos:
-        if re.fullmatch(r"[A-Z_]+(\.[A-Z0-9_]+)*", word) and not Path(word).exists():
+        if re.fullmatch(r"[A-Z][A-Z0-9_]*(\.\w+)+", word) and not Path(word).exists():
             parser.error(f"{word}: no such video; settings go behind --opts")
     return args
 

@@ -198,13 +198,28 @@ def _check_names(cfg: CfgNode, settings: list[Setting]) -> None:
         )
 
 
+# Keys that are short for others, which a config may give in full, as do those that a run leaves behind.
+SHORT_FOR = {
+    ("TRAIN", "EVAL_PERIOD"): ("EVALS", "val", "EVERY"),
+    ("TRAIN", "DATASET"): ("EVALS", "val", "DATASET"),
+    ("TEST", "DATASET"): ("EVALS", "test", "DATASET"),
+}
+
+
 def _tell_unread(cfg: CfgNode, settings: list[Setting]) -> None:
-    """A word typed in vain is worth a line: TRAIN.EVAL_PERIOD, where EVALS names the evaluations."""
-    typed = [s for s in settings if s.path == ("TRAIN", "EVAL_PERIOD") and not s.line]
-    period = cfg.TRAIN.EVAL_PERIOD
-    if typed and period > 0 and cfg.EVALS.get("val", {}).get("EVERY") != period:
-        named = ", ".join(f"EVALS.{name}.EVERY" for name in cfg.EVALS)
-        log.warning("%s: TRAIN.EVAL_PERIOD is not read, as EVALS names the evaluations: set %s", typed[-1].where, named)
+    """Words typed in vain are worth a line."""
+    typed = {s.path: s for s in settings if s.source == "command line"}
+    for path, (_, entry, key) in SHORT_FOR.items():
+        value, node = _get(cfg, path), cfg.EVALS.get(entry)
+        if path in typed and node is not None and node[key] != value:
+            log.warning(
+                "%s: %s %s does not change EVALS.%s.%s, which is given in full: %s; set that, too",
+                typed[path].where, ".".join(path), value, entry, key, node[key],
+            )  # fmt: skip
+    name, loss = cfg.MODEL.LOSS_FUNC, typed.get(("MODEL", "LOSS_FUNC"))
+    if loss and name not in [node.NAME for node in cfg.LOSSES.values()]:
+        named = ", ".join(cfg.LOSSES)
+        log.warning("%s: MODEL.LOSS_FUNC %s is not read: LOSSES names the losses: %s", loss.where, name, named)
 
 
 # ----------------------------------------------------------------------------------------------------------- schema

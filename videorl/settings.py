@@ -71,7 +71,9 @@ def parse(file: Path) -> list[Setting]:
         raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     if len(text) > 1_000_000:
         raise UserError(f"{file}: {len(text)} characters; a config has at most 1,000,000")
-    text = _config_of_run(text, file) if file.suffix == ".json" else text
+    where = str(file)
+    if file.suffix == ".json":
+        text, where = _config_of_run(text, file), f"{file}: config"
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
@@ -79,7 +81,7 @@ def parse(file: Path) -> list[Setting]:
             return []
         if not isinstance(root, yaml.MappingNode):
             raise UserError(f"{file}: expected `KEY: value` lines, found a {root.id}")
-        leaves = list(itertools.islice(_leaves(loader, root, (), file), MOST_KEYS + 1))
+        leaves = list(itertools.islice(_leaves(loader, root, (), where), MOST_KEYS + 1))
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:

@@ -58,7 +58,6 @@ def load_exactly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
     if audit.misfits or audit.missing or audit.unexpected:
         raise UserError(
             f"{audit.summary()}; expected just this model's: is it a checkpoint of this model and these classes?"
-            " To start anew from what fits set TRAIN.CHECKPOINT_EPOCH_RESET True"
         )
     model.load_state_dict(weights)
     log.info(audit.summary())
@@ -107,7 +106,10 @@ def fit(
     fits = all(name in given and given[name].shape == value.shape for name, value in own.items())
     layout = None if fits else layout_of(given)
     published = {"clip": layout.clip_of(state)} if hasattr(layout, "clip_of") else {}
-    weights = layout.rename(given, model, **published) if layout else given
+    try:
+        weights = layout.rename(given, model, **published) if layout else given
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     renamed = [name for name in weights if name not in given]
     weights, reshaped = _with_axes_of(own, weights)
     interpolated = {}

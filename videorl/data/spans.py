@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from av.filter import Graph
 
-from videorl.data.video import VideoError, at_stage, container_of, open_stream, open_video
+from videorl.data.video import Units, VideoError, at_stage, container_of, open_stream, open_video
 from videorl.spec import Reading
 
 SLACK = 0.1  # seconds read beyond the length of a clip, as published
@@ -156,10 +156,10 @@ class Spans:
 
     def _decode(self, begin: int, wanted: set[int], crop: Crop, skip: bool) -> dict[int, np.ndarray]:
         found, cut, codec = {}, _Cutter(self.path, crop), self._stream.codec_context
-        # Of the other codecs it is not sure that skipping changes no other frame.
-        skip = skip and codec.name == "h264"
+        units = Units(codec)
         for packet in self._packets(begin):
-            codec.skip_frame = "NONREF" if skip and packet.pts not in wanted else "DEFAULT"
+            left_out = skip and packet.pts not in wanted and not units.is_needed(packet)
+            codec.skip_frame = "NONREF" if left_out else "DEFAULT"
             for frame in packet.decode():
                 if frame.pts in wanted and frame.pts not in found:
                     found[frame.pts] = cut(frame)

@@ -93,7 +93,7 @@ class TrainTransform:
         part, how = taken(frames, window, mirrored)
         if how.rows.length * how.columns.length <= LARGEST * self.size**2:
             # A view keeps all that was decoded in memory until the batch is full.
-            return part.contiguous() if frames.numel() > LARGEST * part.numel() else part, how
+            return part.contiguous() if frames.untyped_storage().nbytes() > LARGEST * part.numel() else part, how
         ready = Window((0, 0, self.size, self.size), (self.size, self.size), (0, 0), self.size)
         return taken(cut(frames, window), ready, mirrored)
 

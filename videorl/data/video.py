@@ -7,7 +7,7 @@ cannot go wrong there: see `_unfit` for what is known before, `_TorchCodec.read`
 reads the file instead and the log says so once. So all backends give the same frames, and differ in speed: PyAV opens
 a file once, where others open it again, and decodes no frames of H.264 that are not asked for and no other needs.
 That holds for whole files. Some damage no decoder notices (a dozen flipped bytes), and none is noticed in frames that
-nobody asks for: that takes a checksum of the file.
+nobody asks for: that takes a checksum of the file. What comes of a damaged one may depend on what was read before.
 
 Decoders run in one thread: the frames of a damaged file depend on the number of threads, and data loading runs in many
 worker processes. There, call `torch.set_num_threads(1)`: torchcodec takes four times as long without it.
@@ -255,7 +255,8 @@ def check_backend(backend: str) -> None:
     """Raises `UserError` for a backend that is unknown or does not load."""
     if backend not in BACKENDS:
         hint = did_you_mean(backend, BACKENDS)
-        raise UserError(f"DATA.DECODING_BACKEND: unknown backend {backend!r}{hint} (known: {', '.join(BACKENDS)})")
+        known = ", ".join(BACKENDS)
+        raise UserError(f"unknown decoding backend {backend!r}{hint} (known to DATA.DECODING_BACKEND: {known})")
     if backend != "pyav" and (reason := _missing(backend)):
         raise UserError(f"decoding backend {backend!r} does not load ({reason}); install it or use 'pyav'")
 
@@ -311,33 +312,68 @@ class _Packets:
 
 
 def _list_packets(container, stream) -> _Packets:
-    extradata = stream.codec_context.extradata or b""
-    is_avc = stream.codec_context.name == "h264" and extradata[:1] == b"\1"
-    prefix = (extradata[4] & 3) + 1 if is_avc else 0
+    units = Units(stream.codec_context)
     pts, keys, count, idr_only = [], [], 0, True
     for packet in container.demux(stream):
         if not packet.size:
             continue
         count += 1
-        if packet.is_keyframe and stream.codec_context.name == "h264":
-            idr_only = idr_only and is_avc and _has_idr(bytes(packet), prefix)
+        if packet.is_keyframe and units.h264:
+            idr_only = idr_only and units.has_idr(packet)
         if not packet.is_discard:
             pts.append(packet.pts)
             keys.append(packet.is_keyframe)
     return _Packets(pts, keys, count, idr_only)
 
 
-def _has_idr(sample: bytes, prefix: int) -> bool:
-    """Whether an H.264 sample, units after `prefix` bytes of length each, holds an IDR slice.
+class Units:
+    """What the packets of an H.264 stream hold (ITU-T H.264, 7.3.1 and 7.3.3). Of other streams nothing is known."""
 
-    Key frames of open GOPs and of periodic intra refresh have none: later frames may look back beyond them.
-    """
-    at = 0
-    while at + prefix < len(sample):
-        if sample[at + prefix] & 31 == 5:
-            return True
-        at += prefix + int.from_bytes(sample[at : at + prefix], "big")
-    return False
+    SLICE, IDR, HARMLESS = 1, 5, (6, 9, 12)  # types of units; the last: remarks, borders, filling
+    B = 1  # type of slice
+
+    def __init__(self, codec):
+        extradata = codec.extradata or b""
+        self.h264 = codec.name == "h264"
+        # In files of other containers than mp4 and Matroska units have no length in front.
+        self.prefix = (extradata[4] & 3) + 1 if self.h264 and extradata[:1] == b"\1" else 0
+
+    def has_idr(self, packet) -> bool:
+        """Whether it holds an IDR slice. Key frames of open GOPs and of periodic intra refresh have none: later frames
+        may look back beyond them.
+        """
+        return any(unit[0] & 31 == self.IDR for unit in self._of(packet))
+
+    def is_needed(self, packet) -> bool:
+        """Whether other frames may be made from its own: all but whole B slices that are marked as no reference.
+
+        The mark alone would not do: a damaged one makes a frame vanish without an error that thirty others need.
+        """
+        units = self._of(packet)
+        slices = [unit for unit in units if unit[0] & 31 == self.SLICE]
+        known = all(unit[0] & 31 in (self.SLICE, *self.HARMLESS) and not unit[0] & 0xE0 for unit in units)
+        return not (slices and known and all(_slice_type(unit) == self.B for unit in slices))
+
+    def _of(self, packet) -> list[bytes]:
+        """Its units, if their lengths fill it exactly."""
+        sample, at, units = bytes(packet) if self.prefix else b"", 0, []
+        while at + self.prefix < len(sample):
+            start = at + self.prefix
+            at = start + int.from_bytes(sample[at:start], "big")
+            units.append(sample[start:at])
+        return units if at == len(sample) and all(units) else []
+
+
+def _slice_type(unit: bytes) -> int:
+    """The second number of a slice's header, as are all of them without the slices' number of kinds, 5; or -1."""
+    bits = f"{int.from_bytes(unit[1:9], 'big'):0{8 * len(unit[1:9])}b}"
+    number = -1
+    for _ in range(2):  # Exp-Golomb codes: as many zeros as there are bits after the first one
+        zeros = bits.find("1")
+        if zeros < 0 or len(bits) < 2 * zeros + 1:
+            return -1
+        number, bits = int(bits[zeros : 2 * zeros + 1], 2) - 1, bits[2 * zeros + 1 :]
+    return number % 5
 
 
 def _can_seek(container: str, packets: _Packets) -> bool:
@@ -393,7 +429,7 @@ class _PyAV:
             self._open()
             with at_stage(path, "index"):
                 self.index = self._make_index()
-            self._skips = self._stream.codec_context.name == "h264" and self.index.pts is not None
+            self._skips = self.index.pts is not None and Units(self._stream.codec_context).prefix > 0
         except VideoError:
             self.close()
             raise
@@ -406,10 +442,10 @@ class _PyAV:
 
     def _decode(self):
         """Frames from where the file stands, without the unwanted ones of H.264 that no other is made from."""
-        codec = self._stream.codec_context
+        codec, units = self._stream.codec_context, Units(self._stream.codec_context)
         for packet in self._container.demux(self._stream):
-            if codec.name == "h264":
-                codec.skip_frame = "NONREF" if self._is_unwanted(packet.pts) else "DEFAULT"
+            left_out = self._is_unwanted(packet.pts) and not units.is_needed(packet)
+            codec.skip_frame = "NONREF" if left_out else "DEFAULT"
             for frame in packet.decode():
                 if frame.is_corrupt and self._wanted:  # it is patched from what was decoded before: from all, or others
                     raise _Skipped

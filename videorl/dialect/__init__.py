@@ -151,8 +151,8 @@ def sugar(cfg: CfgNode, given: set[str]) -> list[tuple[tuple[str, ...], object]]
     names all of them; `val` or `test` stay where one of their keys is given, and both beside entries called test_….
     Settings of the user come after these.
     """
-    entries = {name.split(".")[1] for name in given if name.startswith("EVALS.") and name.endswith(".NAME")}
-    named = any(not name.startswith("test_") for name in entries)
+    own = {name.split(".")[1] for name in given if name.startswith("EVALS.") and name.endswith(".NAME")}
+    named = any(not name.startswith("test_") for name in own)
 
     def wanted(evaluation: str) -> bool:
         return not named or any(name.startswith(f"EVALS.{evaluation}.") for name in given)
@@ -167,7 +167,7 @@ def sugar(cfg: CfgNode, given: set[str]) -> list[tuple[tuple[str, ...], object]]
             "DATASET": cfg.TRAIN.DATASET,
             "SPLIT": "val",
             "EVERY": cfg.TRAIN.EVAL_PERIOD,
-            "AT_TEST": False,
+            "AT_TEST": "val" in own,  # as it is by default, for one that the user names
         }
     if wanted("test"):
         entries["EVALS", "test"] = {

@@ -137,7 +137,10 @@ class State:
     def restore(self, state: dict, file: Path) -> None:
         """Raises `UserError` where `state` is not of a run like this one; logs what differs without harm."""
         self._check_same_run(state, file)
-        convert.load_exactly(unwrap(self.model), state["model_state"], str(file))
+        try:
+            convert.load_exactly(unwrap(self.model), state["model_state"], str(file))
+        except UserError as error:
+            raise UserError(f"{error} {weights_alone(file)}") from None
         self._restore_optimizer(state["optimizer_state"], file)
         if state["scaler_state"]:  # empty where the run did not need one
             self.precision.scaler.load_state_dict(state["scaler_state"])
@@ -153,7 +156,7 @@ class State:
         if [g.get("names") for g in saved["param_groups"]] != [g["names"] for g in groups]:
             raise UserError(
                 f"{file}: its optimizer groups the parameters in another way; restore the settings of losses, weight"
-                " decay and layer decay, or set TRAIN.CHECKPOINT_EPOCH_RESET True to take its weights alone"
+                f" decay and layer decay. {weights_alone(file)}"
             )
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         self.optimizer.load_state_dict(saved)
@@ -163,8 +166,7 @@ class State:
     def _check_same_run(self, state: dict, file: Path) -> None:
         if missing := NEEDED - state.keys():
             raise UserError(
-                f"{file} holds no run to resume ({', '.join(sorted(missing))} missing);"
-                " set TRAIN.CHECKPOINT_EPOCH_RESET True to take its weights alone"
+                f"{file} holds no run to resume ({', '.join(sorted(missing))} missing). {weights_alone(file)}"
             )
         data = self.data.fingerprint
         if state["data"] != data:
@@ -180,8 +182,8 @@ class State:
         steps = state.get("epoch_steps", self.data.steps)
         if steps != self.data.steps:
             raise UserError(
-                f"{file} has {steps} steps an epoch, this run {self.data.steps}; restore BATCHES and DATASETS, or set"
-                " TRAIN.CHECKPOINT_EPOCH_RESET True to take its weights alone"
+                f"{file} has {steps} steps an epoch, this run {self.data.steps}; restore BATCHES and DATASETS."
+                f" {weights_alone(file)}"
             )
         before, now = config.flat(yaml.safe_load(state["cfg"])), config.flat(self.cfg)
         method = "SOLVER.OPTIMIZING_METHOD"
@@ -206,6 +208,14 @@ class State:
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
                 log.warning("resuming with another setting: %s was %s, is %s", key, before.get(key), now.get(key))
+
+
+def weights_alone(file: Path) -> str:
+    """What to do where a checkpoint fits no more."""
+    return (
+        f"To take its weights alone: another OUTPUT_DIR, TRAIN.CHECKPOINT_FILE_PATH {file} and"
+        " TRAIN.CHECKPOINT_EPOCH_RESET True"
+    )
 
 
 def _newest(folder: Path, wanted: bool) -> Path | None:
