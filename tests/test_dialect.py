@@ -4,16 +4,22 @@ import importlib.util
 import logging
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from videorl import config, dialect, registry
 from videorl.dialect import multitrain, rules
+from videorl.engine import build
 from videorl.registry import DATASETS, MODELS, UserError
 from videorl.settings import Setting
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests/golden"))
+from recipe import load_case  # noqa: E402
+
 FIXTURES = sorted((ROOT / "tests/dialect").glob("*.yaml"))
 MULTITRAIN = {
     *ROOT.glob("configs/*/MVITV2_*.yaml"),
@@ -255,6 +261,16 @@ def _reads_back_silently(cfg, said, folder: Path) -> None:
 def test_files_of_models_that_are_not_here_fail_in_one_line():
     assert "is not available in this version (known: " in refusal(ROOT / "tests/dialect/timesformer.yaml")
     assert "of the masked pre-trainings only that of MAE is here" in refusal(ROOT / "tests/dialect/maskfeat_pt.yaml")
+
+
+@pytest.mark.parametrize("name", ["mae_pretrain", "vit_finetune"])
+def test_all_settings_of_published_masked_runs_build_the_published_model(name, tmp_path):
+    """Every key of the nodes that shape the model, as PySlowFast itself dumps them."""
+    case = load_case(ROOT / f"tests/golden/vit_mae/{name}.pt")
+    file = tmp_path / "published.yaml"
+    file.write_text(yaml.safe_dump({**case["config"]["settings"], "TRAIN": {"DATASET": "kinetics"}}))
+    model = build.model(config.load([file], ["NUM_GPUS", "0"]))
+    assert {n: p.shape for n, p in model.named_parameters()} == {n: v.shape for n, v in case["state_dict"].items()}
 
 
 def test_masked_autoencoder_of_pyslowfast():

@@ -32,6 +32,7 @@ from videorl.spec import Augment, Clip, Head, Masking, Reading, Spec, Views
 log = logging.getLogger("videorl")
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
+BEST_METRICS = frozenset(dialect.BEST_METRICS.values())  # values of TRAIN.BEST_METRIC that nobody need have asked for
 ALL = "all"  # as a data set: every entry of DATASETS
 
 # Maps of named components: node -> (registry, keys that every entry has beside those of the component).
@@ -82,6 +83,7 @@ def load(files: Iterable[str | Path] = (), overrides: Iterable[str] = (), **top)
     cfg = build_tree([Setting(path, value, "default") for path, value in sugar] + settings)
     _check_entries(cfg)
     _check_names(cfg, settings)
+    _check_counts(cfg, settings)
     _tell_unread(cfg, settings)
     cfg.freeze()
     return cfg
@@ -171,7 +173,7 @@ def _check_entries(cfg: CfgNode) -> None:
 
 
 def _check_names(cfg: CfgNode, settings: list[Setting]) -> None:
-    """Names of components are registered ones or, for data sets, entries of DATASETS; numbers of clips are some."""
+    """Every key that names a component names a registered one or, for data sets, an entry of DATASETS."""
     where = {setting.path: setting.where for setting in settings}
     own = {path[1] for path in where if path[0] == "DATASETS" and len(path) > 1}
     wanted = [(("MODEL", "MODEL_NAME"), MODELS), (("MODEL", "LOSS_FUNC"), LOSSES)]
@@ -187,15 +189,19 @@ def _check_names(cfg: CfgNode, settings: list[Setting]) -> None:
         except UserError as error:
             near = did_you_mean(name, own) if what is DATASETS else ""
             raise UserError(f"{where.get(path, 'default')}: {'.'.join(path)}: {error}{near}") from None
-    for path in (("DATA", "TRAIN_CROP_NUM_TEMPORAL"), ("AUG", "NUM_SAMPLE")):
-        if (count := _get(cfg, path)) < 1:
-            raise UserError(f"{where.get(path, 'default')}: {'.'.join(path)} {count}: expected 1 or more")
     trained, heads = cfg.TRAIN.DATASET, {*cfg.DATASETS, ALL}
     if cfg.TRAIN.ENABLE and cfg.DATASETS and trained not in heads and "NUM_CLASSES" in DATASETS[trained].keys:
         raise UserError(
             f"{where.get(('TRAIN', 'DATASET'), 'default')}: TRAIN.DATASET {trained} has no head: heads are those of"
             f" DATASETS ({', '.join(cfg.DATASETS)}); set it to one of these or to `{ALL}`"
         )
+
+
+def _check_counts(cfg: CfgNode, settings: list[Setting]) -> None:
+    where = {setting.path: setting.where for setting in settings}
+    for path in (("DATA", "TRAIN_CROP_NUM_TEMPORAL"), ("AUG", "NUM_SAMPLE")):
+        if (count := _get(cfg, path)) < 1:
+            raise UserError(f"{where[path]}: {'.'.join(path)} {count}: expected 1 or more")
 
 
 # Keys that are short for others, which a config may give in full, as do those that a run leaves behind.

@@ -12,6 +12,7 @@ import torch
 from av.filter import Graph
 
 from tests.data.clips_on_disk import cut, turn, write_sound, write_video
+from videorl.data.h264 import Units
 from videorl.data.spans import Crop, Spans, pick, stacked
 from videorl.data.video import VideoError, open_video
 
@@ -211,3 +212,31 @@ def test_the_benchmark_refuses_unknown_ways_before_it_times_any(files, capsys, m
         bench_spans.main([str(files["b_frames"]), "--against", "ours,decord"])
     assert end.value.code == 2
     assert "--against 'decord': expected some of ours,graph,torchcodec,ffmpeg" in capsys.readouterr().err
+
+
+def test_damage_gives_no_other_frames_than_a_decode_that_leaves_nothing_out(tmp_path, monkeypatch):
+    """One bit of a unit's header is flipped, in one packet after the other."""
+    options = {"x264-params": "b-pyramid=none:scenecut=0"}
+    clip, file = write_video(tmp_path / "a.mp4", range(60), gop=999, options=options), tmp_path / "damaged.mp4"
+    content, good = clip.read_bytes(), clip_of(clip, 0.2)
+    with av.open(str(clip)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    refused = 0
+    for number, at in enumerate(places[1:40]):
+        damaged = bytearray(content)
+        damaged[at + 4] ^= 1 << (0, 1, 2, 3, 5, 6)[number % 6]  # behind the length of the unit
+        file.write_bytes(damaged)
+        found = clip_or_none(file)
+        with monkeypatch.context() as whole:
+            whole.setattr(Units, "is_needed", lambda units, packet: True)
+            expected = clip_or_none(file)
+        refused += expected is None
+        assert found is None or torch.equal(found, good if expected is None else expected)
+    assert refused >= 3
+
+
+def clip_or_none(file: Path) -> torch.Tensor | None:
+    try:
+        return clip_of(file, 0.2)
+    except VideoError:
+        return None

@@ -70,7 +70,7 @@ def test_other_test_clips_are_refused_before_testing(settings):
 
 
 def test_other_test_clips_are_taken_where_none_is_evaluated_and_by_models_of_any_shape(settings):
-    trainer(settings(OTHER, NO_TEST))
+    assert not trainer(settings(OTHER, NO_TEST)).evaluations
     evaluate.check_clip_size(settings(OTHER), torch.nn.Linear(1, 1), ["kinetics/val"])
     evaluate.check_clip_size(settings(OTHER), build.model(settings()), ["kinetics/train"])
 

@@ -10,7 +10,7 @@ from videorl import convert
 from videorl.losses.pixels import MaskedPixels
 from videorl.metrics.pixels import painted, patches
 from videorl.models.mae import MaskMViT
-from videorl.models.mvit import MViT, sincos_positions
+from videorl.models.mvit import MViT, separable_sincos
 from videorl.models.vit import ViT
 from videorl.registry import MODELS, UserError
 from videorl.spec import Clip, Masking, Spec
@@ -82,7 +82,7 @@ def test_fixed_positions():
     case = load_case(GOLDEN / "vit_mae/sincos_positions.pt")
     for given, table in zip(case["inputs"]["cases"], case["expected"]["tables"], strict=True):
         grid = (given["frames"], given["grid"], given["grid"])
-        found = sincos_positions(grid, given["embed_dim"], int(given["cls_token"]))
+        found = separable_sincos(grid, given["embed_dim"], int(given["cls_token"]))
         assert_close(found, table.view_as(found), *limits(case))
 
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from av.filter import Graph
 
-from videorl.data.video import Units, VideoError, at_stage, container_of, open_stream, open_video
+from videorl.data.h264 import Units
+from videorl.data.video import VideoError, at_stage, container_of, open_stream, open_video
 from videorl.spec import Reading
 
 SLACK = 0.1  # seconds read beyond the length of a clip, as published
@@ -161,6 +162,8 @@ class Spans:
             left_out = skip and packet.pts not in wanted and not units.is_needed(packet)
             codec.skip_frame = "NONREF" if left_out else "DEFAULT"
             for frame in packet.decode():
+                if skip and frame.is_corrupt:  # it is patched from what was decoded before: the next try decodes all
+                    return {}
                 if frame.pts in wanted and frame.pts not in found:
                     found[frame.pts] = cut(frame)
             if len(found) == len(wanted):

@@ -84,7 +84,7 @@ class Trainer:
         known = sorted({*self.evaluations, *(e.entry for e in self.evaluations.values())})
         if not wanted or not known or wanted.partition("/")[0] in known:
             return
-        if wanted not in ("val/top1", "val/explained"):
+        if wanted not in config.BEST_METRICS:
             raise UserError(f"TRAIN.BEST_METRIC {wanted}: expected EVAL/METRIC, with EVAL one of {', '.join(known)}")
         log.warning(
             "TRAIN.BEST_METRIC %s: there is no evaluation val (%s): no best checkpoint", wanted, ", ".join(known)

@@ -493,7 +493,7 @@ class Encoder(nn.Module):
     def _add_positions(self, dim: int, absolute: bool, separate: bool, fixed: bool) -> None:
         shapes = {"cls_token": self.lead}
         if absolute and fixed:
-            self.register_buffer("pos_embed", sincos_positions(self.grid, dim, self.lead)[None])
+            self.register_buffer("pos_embed", separable_sincos(self.grid, dim, self.lead)[None])
         elif absolute and separate:
             frames, space = self.grid[0], self.grid[1] * self.grid[2]
             shapes |= {"pos_embed_spatial": space, "pos_embed_temporal": frames, "pos_embed_class": self.lead}
@@ -593,7 +593,7 @@ class MViT(Encoder):
         return x[:, 0] if self.lead else x.mean(1)
 
 
-def sincos_positions(grid: Grid, dim: int, lead: int) -> Tensor:
+def separable_sincos(grid: Grid, dim: int, lead: int) -> Tensor:
     """Fixed positions `[lead + T*H*W, dim]`: sines, then cosines, of the time in a quarter of the channels, then of the
     column and of the row in three eighths each; zeros for the class token. Raises `UserError` for other widths.
     """
