@@ -224,7 +224,7 @@ def test_damage_gives_no_other_frames_than_a_decode_that_leaves_nothing_out(tmp_
     refused = 0
     for number, at in enumerate(places[1:40]):
         damaged = bytearray(content)
-        damaged[at + 4] ^= 1 << (0, 1, 2, 3, 5, 6)[number % 6]  # behind the length of the unit
+        damaged[at + 4] ^= 1 << (0, 1, 3)[number % 3]  # behind the length of the unit
         file.write_bytes(damaged)
         found = clip_or_none(file)
         with monkeypatch.context() as whole:
