@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from videorl import checkpoint, config
-from videorl.data.toy import MOTIONS
 from videorl.engine import build
 from videorl.engine.step import normalise
 from videorl.spec import Views
+from videorl.toy.scenes import MOTIONS
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "runs/toy"

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted(ROOT.glob("videorl/**/*.py"))
-TOOLS = sorted(ROOT.glob("tools/*.py"))
+TOOLS = sorted(ROOT.glob("tools/**/*.py"))
 
 # Import names that differ from the name of their distribution
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}

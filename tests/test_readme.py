@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from videorl import config
-from videorl.data import toy
+from videorl.toy import scenes
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / name for name in ("README.md", "projects/README.md", "datasets/README.md")]
@@ -26,7 +26,7 @@ SMALL += ["NUM_GPUS", "0", "TEST.NUM_ENSEMBLE_VIEWS", "1", "TEST.NUM_SPATIAL_CRO
 def few(tmp_path_factory) -> Path:
     """A toy set of 16 + 8 + 8 clips."""
     out = tmp_path_factory.mktemp("toy") / "set"
-    toy.make_set(out, counts={"train": 16, "val": 8, "test": 8})
+    scenes.make_set(out, counts={"train": 16, "val": 8, "test": 8})
     return out
 
 
@@ -47,8 +47,8 @@ def run(monkeypatch, capsys, name: str, *words) -> str:
 
 
 def test_commands_were_found():
-    tools = {file.stem for file in (ROOT / "tools").glob("*.py")}
-    assert tools - {Path(words[0]).stem for words in COMMANDS} <= {"bench_spans"}
+    tools = {file.relative_to(ROOT).as_posix() for file in (ROOT / "tools").glob("**/*.py")}
+    assert tools - {words[0] for words in COMMANDS} <= {"tools/bench/spans.py"}
 
 
 class Parsed(Exception):
@@ -66,7 +66,7 @@ def parsed(words: list[str], monkeypatch) -> dict:
         monkeypatch.setattr(argparse.ArgumentParser, name, stop(getattr(argparse.ArgumentParser, name)))
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(Parsed) as stopped:
-        tool(Path(words[0]).stem).main()
+        tool(words[0].removeprefix("tools/").removesuffix(".py")).main()
     return vars(stopped.value.args[0])
 
 
@@ -108,20 +108,20 @@ def test_help_config_says_type_default_and_meaning(monkeypatch, capsys):
 def test_bench_data_prints_json(few, monkeypatch, capsys):
     words = ["--cfg", "configs/toy/mvit.yaml", "--samples", 2, "DATA.PATH_TO_DATA_DIR", few, *SMALL]
     pytest.importorskip("torchcodec")
-    found = json.loads(run(monkeypatch, capsys, "bench_data", "--baseline", "decoder", *words))
+    found = json.loads(run(monkeypatch, capsys, "bench/data", "--baseline", "decoder", *words))
     assert found["cpu_seconds_per_sample"]["pyav"]["total"] > 0
     assert found["samples_per_second"]["pyav"]["ratio"] > 0
     assert found["loader"]["clips_per_second"] > 0
 
 
 def test_bench_step_prints_json(monkeypatch, capsys):
-    found = json.loads(run(monkeypatch, capsys, "bench_step", "--cfg", "configs/toy/mvit.yaml", "--steps", 1, *SMALL))
+    found = json.loads(run(monkeypatch, capsys, "bench/step", "--cfg", "configs/toy/mvit.yaml", "--steps", 1, *SMALL))
     assert found["models"]["videorl float32"]["seconds"]["step"] > 0
 
 
 def test_bench_step_times_masked_models(monkeypatch, capsys):
     words = ["--cfg", "configs/toy/videomae_pt.yaml", "--batch", 2, "--steps", 1, "NUM_GPUS", 0]
-    found = json.loads(run(monkeypatch, capsys, "bench_step", *words))
+    found = json.loads(run(monkeypatch, capsys, "bench/step", *words))
     assert found["models"]["videorl float32"]["seconds"]["step"] > 0
     assert found["giga_multiply_adds"] > 0
 
@@ -129,7 +129,7 @@ def test_bench_step_times_masked_models(monkeypatch, capsys):
 def test_bench_train_prints_json(few, monkeypatch, capsys):
     words = ["--cfg", "configs/toy/mvit.yaml", "--steps", 1, "--peak", 0.5, "DATA.PATH_TO_DATA_DIR", few, *SMALL]
     words += ["AUG.ENABLE", "True", "AUG.NUM_SAMPLE", 2]
-    found = json.loads(run(monkeypatch, capsys, "bench_train", *words))
+    found = json.loads(run(monkeypatch, capsys, "bench/train", *words))
     assert (found["videos_a_step"], found["copies"], found["workers"]) == (4, 2, 0)
     assert set(found["synthetic"]) == {"trained_per_second", "mfu"}
     assert set(found["loader"]) == {"decoded_per_second", "made_per_second"}

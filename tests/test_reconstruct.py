@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.clips_on_disk import number_of, write_video
 from tests.test_report import HOSTILE, Page, video
+from tests.video.clips_on_disk import number_of, write_video
 from videorl import checkpoint, config, report
 from videorl.engine import build
 from videorl.engine.evaluate import Evaluation

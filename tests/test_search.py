@@ -11,13 +11,15 @@ import torch
 
 from tests.test_report import HOSTILE, Page
 from videorl import checkpoint, config
-from videorl.data.spans import Crop, Spans
 from videorl.data.text import Tokenizer
-from videorl.data.video import VideoError
 from videorl.engine import build
 from videorl.registry import UserError
-from videorl.search import cache, clock, embed, folder, ranked, words_of
-from videorl.search.folder import File, starts
+from videorl.search import cache, clock, embed, ranked, windows, words_of
+from videorl.search.windows import starts
+from videorl.video import folder
+from videorl.video.errors import VideoError
+from videorl.video.folder import File
+from videorl.video.spans import Crop, Spans
 
 ROOT = Path(__file__).parents[1]
 YAML = str(ROOT / "configs/HowTo100M/S3D_MILNCE.yaml")
@@ -89,7 +91,7 @@ def find(model, videos, tmp_path, monkeypatch, capsys):
             read.append(os.path.relpath(path, videos))
             super().__init__(path, **how)
 
-    monkeypatch.setattr(folder, "Spans", Counted)
+    monkeypatch.setattr(windows, "Spans", Counted)
 
     def find(query: str, *words) -> str:
         read.clear()
@@ -182,7 +184,7 @@ def test_other_weights_or_windows_have_their_own_cache(find, model, tmp_path):
 def test_a_killed_search_keeps_what_it_saved(find, videos, tmp_path, monkeypatch):
     """What stands on the disk while the last video is being read, before anything could be written on the way out."""
     on_disk = []
-    read = folder.Windows.__getitem__
+    read = windows.Windows.__getitem__
 
     def stop(self, i):
         if self.path(i).endswith("c.mkv"):
@@ -192,11 +194,11 @@ def test_a_killed_search_keeps_what_it_saved(find, videos, tmp_path, monkeypatch
         return read(self, i)
 
     monkeypatch.setattr(embed, "SAVE_EVERY", 1)
-    monkeypatch.setattr(folder.Windows, "__getitem__", stop)
+    monkeypatch.setattr(windows.Windows, "__getitem__", stop)
     with pytest.raises(SystemExit) as end:
         find("cut", "TEST.BATCH_SIZE", "1")
     assert end.value.code == 130
-    monkeypatch.setattr(folder.Windows, "__getitem__", read)
+    monkeypatch.setattr(windows.Windows, "__getitem__", read)
     (file,) = (tmp_path / "cache").glob("*.npz")
     file.write_bytes(on_disk[0])
     assert len(table_of(find("cut"))) == 3
@@ -254,18 +256,18 @@ def test_a_damaged_window_does_not_cost_the_others(find, videos):
 
 
 def test_a_video_that_was_bad_in_part_is_read_again(find, monkeypatch):
-    read = folder.Windows.__getitem__
+    read = windows.Windows.__getitem__
 
     def failing(self, i):
         if self.path(i).endswith("a.mp4") and self.windows[i][1] > 0:
             raise VideoError(self.path(i), "decode", "Input/output error")
         return read(self, i)
 
-    monkeypatch.setattr(folder.Windows, "__getitem__", failing)
+    monkeypatch.setattr(windows.Windows, "__getitem__", failing)
     out = find("cut")
     assert "  a.mp4: 2 of 3 windows: decode: Input/output error" in out
     assert "best of 4 windows of 3 videos" in out
-    monkeypatch.setattr(folder.Windows, "__getitem__", read)
+    monkeypatch.setattr(windows.Windows, "__getitem__", read)
     out = find("cut")
     assert "best of 6 windows of 3 videos" in out
     assert "cannot be read" not in out

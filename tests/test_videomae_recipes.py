@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videorl import config
-from videorl.data import masks
+from videorl.clip import masks
 from videorl.engine import evaluate, optim
 from videorl.registry import MODELS
 

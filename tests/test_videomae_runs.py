@@ -12,7 +12,7 @@ import torch
 
 from tests.faults.conftest import free_port, same_bits
 from tests.faults.warm import Warm
-from videorl.data import toy
+from videorl.toy import scenes
 
 ROOT = Path(__file__).parents[1]
 SMALL = shlex.split("NUM_GPUS 0 DATA_LOADER.NUM_WORKERS 0 LOG_PERIOD 1 USE_TQDM False")
@@ -47,7 +47,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy") / "set"
-    toy.make_set(folder, kind=toy.SMALL, counts={"train": 24, "val": 6, "test": 6})
+    scenes.make_set(folder, kind=scenes.SMALL, counts={"train": 24, "val": 6, "test": 6})
     return folder
 
 

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 from videorl import config, dist
-from videorl.data import check, files, manifest
-from videorl.data.loader import Workers
+from videorl.loading.pool import Workers
+from videorl.prepare import check, files, manifest
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Reading
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 from videorl import dist
-from videorl.data.loader import Workers
+from videorl.loading.pool import Workers
 from videorl.prepare import lists
 from videorl.registry import UserError
 

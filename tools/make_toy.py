@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
-from videorl.data import toy, toy_narrated
 from videorl.registry import UserError
+from videorl.toy import narrated, scenes
 
-MULTI = [kind for kind in toy.LABEL_SPACES if kind != toy.SMALL]
+MULTI = [kind for kind in scenes.LABEL_SPACES if kind != scenes.SMALL]
 
 
 def main() -> None:
@@ -34,17 +34,17 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     args = parser.parse_args()
     how = {"seed": args.seed, "workers": args.workers, "progress": _bar}
-    counts = {split: getattr(args, split) for split in toy.SPLITS}
+    counts = {split: getattr(args, split) for split in scenes.SPLITS}
     try:
         if args.narrated:
-            print(toy_narrated.make_set(args.out, **how))
+            print(narrated.make_set(args.out, **how))
         elif args.multi:
             for kind in MULTI:
-                print(toy.make_set(args.out / kind, kind=kind, counts=counts, **how))
+                print(scenes.make_set(args.out / kind, kind=kind, counts=counts, **how))
         elif args.small:
-            print(toy.make_set(args.out, kind=toy.SMALL, counts=counts, **how))
+            print(scenes.make_set(args.out, kind=scenes.SMALL, counts=counts, **how))
         else:
-            print(toy.make_set(args.out, counts=counts, **how))
+            print(scenes.make_set(args.out, counts=counts, **how))
     except UserError as error:
         print(f"make_toy: {error}", file=sys.stderr)
         sys.exit(2)

@@ -23,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 from videorl import dist
-from videorl.data.loader import Workers
-from videorl.data.video import printable
+from videorl.loading.pool import Workers
 from videorl.prepare import chunks
 from videorl.prepare.cut import PRESETS, Encoding
 from videorl.prepare.record import Shard
 from videorl.registry import UserError
+from videorl.video.errors import printable
 
 LISTED = 10
 

@@ -26,15 +26,15 @@ from PIL import Image
 
 from videorl import checkpoint, config, convert, dist, log
 from videorl.data.dataset import ClipDataset
-from videorl.data.loader import collate
-from videorl.data.video import VideoError, printable
 from videorl.engine import build
 from videorl.engine.step import call, to_device
 from videorl.evals.reconstruction import described, errors, pictures
+from videorl.loading.worker import collate
 from videorl.metrics.pixels import Targets, patches, unseen
 from videorl.registry import DATASETS, UserError
 from videorl.report import reconstructions
 from videorl.spec import Views
+from videorl.video.errors import VideoError, printable
 
 READS = ("pixels", "visible", "masked")
 # Keys of data sets for a list `path label` of our own; of its single clips the offset makes the middle ones.

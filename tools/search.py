@@ -18,10 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from videorl import checkpoint, config, convert, dist, log, search
 from videorl.data.text import Tokenizer
-from videorl.data.video import printable
 from videorl.engine import build
 from videorl.registry import MODELS, UserError
-from videorl.search import cache, embed, folder, page
+from videorl.search import cache, embed, page
+from videorl.video import folder
+from videorl.video.errors import printable
 
 
 def main(words: list[str] | None = None) -> None:

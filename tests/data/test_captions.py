@@ -13,8 +13,8 @@ import pytest
 from tests.data.narrated import FOLDER, howto100m
 from videorl.data import captions
 from videorl.data.captions import CaptionFiles, CaptionIndex, build_index, head_of, name_of, verify
-from videorl.data.video import VideoError
 from videorl.registry import UserError
+from videorl.video.errors import VideoError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import index_captions

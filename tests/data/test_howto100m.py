@@ -13,12 +13,13 @@ import torch
 from tests.data.narrated import FOLDER, copy_to, howto100m, spec
 from videorl import config
 from videorl.data.howto100m import HowTo100M, draw, nearest_captions
-from videorl.data.loader import Job, Loader, Workers
-from videorl.data.quarantine import Quarantine
-from videorl.data.video import VideoError
 from videorl.engine import build
+from videorl.loading.pool import Loader, Workers
+from videorl.loading.quarantine import Quarantine
+from videorl.loading.worker import Job
 from videorl.registry import UserError
 from videorl.spec import NAMES
+from videorl.video.errors import VideoError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videorl.data.joint import Joint
-from videorl.data.loader import collate
+from videorl.loading.worker import collate
 from videorl.spec import Clip, Spec
 
 GOLDEN = Path(__file__).parents[1] / "golden"

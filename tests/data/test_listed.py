@@ -9,16 +9,19 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.clips_on_disk import number_of, picture, write_video
-from videorl.data import check, clips, masks
-from videorl.data.files import Look
+from tests.video.clips_on_disk import number_of, picture, write_video
+from videorl.clip import masks, sampling
 from videorl.data.joint import Joint
 from videorl.data.labelled import Kinetics
 from videorl.data.listed import Excerpt, FrameFolder, Part, VideoList
-from videorl.data.loader import Workers, collate
-from videorl.data.video import Video, VideoError, open_video
+from videorl.loading.pool import Workers
+from videorl.loading.worker import collate
+from videorl.prepare import check
+from videorl.prepare.files import Look
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Augment, Clip, Masking, Reading, Spec, Views
+from videorl.video.errors import VideoError
+from videorl.video.reader import Video, open_video
 
 VALUES = {"num_classes": 5, "root": "", "class_names": "", "val_skip": 1}
 PRETRAIN = Masking(0.75)
@@ -244,9 +247,9 @@ def test_dense_clips_take_raw_frames_and_sparse_ones_parts(read, folder):
     sparse = read("a.mp4 1\n", root=str(folder), spec=spec, sampling="sparse")
     for epoch in range(3):
         dense.epoch = sparse.epoch = epoch
-        expected = clips.strided_train(60, frames=4, rate=2, rng=drawn(dense, 0))
+        expected = sampling.strided_train(60, frames=4, rate=2, rng=drawn(dense, 0))
         assert numbers(dense[0][0]) == expected.tolist()
-        assert numbers(sparse[0][0]) == clips.sparse_train(60, frames=4, rng=drawn(sparse, 0)).tolist()
+        assert numbers(sparse[0][0]) == sampling.sparse_train(60, frames=4, rng=drawn(sparse, 0)).tolist()
 
 
 def test_several_clips_of_a_video_that_is_read_once(read, folder, monkeypatch):
@@ -256,7 +259,7 @@ def test_several_clips_of_a_video_that_is_read_once(read, folder, monkeypatch):
     spec = dataclasses.replace(LARGE, augment=dataclasses.replace(LARGE.augment, clips=3, copies=6))
     data = read("a.mp4 1\n", root=str(folder), spec=spec)
     found, rng = [numbers(item) for item in data[0]], drawn(data, 0)
-    expected = [clips.strided_train(60, frames=4, rate=2, rng=rng).tolist() for _ in range(3)]
+    expected = [sampling.strided_train(60, frames=4, rate=2, rng=rng).tolist() for _ in range(3)]
     assert found == [expected[0], expected[0], expected[1], expected[1], expected[2], expected[2]]
     assert len({tuple(clip) for clip in found}) == 3
     assert len(reads) == 1

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.data.clips_on_disk import write_video
 from tests.data.narrated import FOLDER, copy_to, spec
+from tests.video.clips_on_disk import write_video
 from videorl.data.paired import HMDB51, MSRVTT, YouCook2, window_starts
-from videorl.data.spans import PastEnd
-from videorl.data.video import VideoError
 from videorl.registry import UserError
+from videorl.video.errors import VideoError
+from videorl.video.spans import PastEnd
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))

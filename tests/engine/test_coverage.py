@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from videorl import dist
-from videorl.data.batches import Plan, Shuffled
 from videorl.engine.evaluate import Evaluation
+from videorl.loading.batches import Plan, Shuffled
 from videorl.spec import Views
 
 WORLDS = [1, 2, 3, 8, 64]

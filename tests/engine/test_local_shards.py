@@ -11,9 +11,9 @@ import torch
 from tests.engine import shard_ranks
 from tests.faults.conftest import Run, free_port, same_bits, write_set
 from tests.faults.warm import _server
-from videorl.data.batches import Plan, Quota, Weighted
 from videorl.engine.build import seed_of
 from videorl.engine.evaluate import Evaluation
+from videorl.loading.batches import Plan, Quota, Weighted
 from videorl.registry import UserError
 
 SIZES = (5, 9)

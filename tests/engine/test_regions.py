@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from videorl import config, dist
-from videorl.data import toy
 from videorl.engine import build
 from videorl.engine.step import backward, to_device
 from videorl.registry import DATASETS, Entry, UserError
 from videorl.spec import Views
+from videorl.toy import scenes
 
 ROOT = Path(__file__).parents[2]
 MIXED = {"MIXUP.ENABLE": True, "MODEL.LOSS_FUNC": "soft_cross_entropy", "VIT.EMBED_DIM": 16, "VIT.DEPTH": 1}
@@ -19,7 +19,7 @@ MIXED = {"MIXUP.ENABLE": True, "MODEL.LOSS_FUNC": "soft_cross_entropy", "VIT.EMB
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("toy") / "set"
-    toy.make_set(out, kind=toy.SMALL, counts={"train": 8, "val": 2, "test": 2})
+    scenes.make_set(out, kind=scenes.SMALL, counts={"train": 8, "val": 2, "test": 2})
     return out
 
 

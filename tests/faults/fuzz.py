@@ -16,8 +16,8 @@ import numpy as np
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.data.clips_on_disk import write_video
 from tests.faults.guard import guarded, read
+from tests.video.clips_on_disk import write_video
 
 VP9 = {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}}
 GOOD = {

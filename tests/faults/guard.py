@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from videorl.data.video import VideoError, open_video
+from videorl.video.errors import VideoError
+from videorl.video.reader import open_video
 
 MEMORY = 8 << 30  # bytes of address space of a child
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.fuzz import fuzz, mutated
 from tests.faults.guard import guarded
-from videorl.data.video import _missing
+from videorl.video.backends import _missing
 
 COUNT = 60
 

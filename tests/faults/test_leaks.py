@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.clips_on_disk import write_video
 from tests.faults.fuzz import mutated
 from tests.faults.guard import guarded, read
-from videorl.data.video import _missing
+from tests.video.clips_on_disk import write_video
+from videorl.video.backends import _missing
 
 OPENS = 2000
 WARM = 200  # opens until caches and the allocator's pools are full

@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from tests.faults.conftest import Run, same_bits, shards
-from videorl.data.loader import Job, Loader, SampleFailed, Workers, candidates
-from videorl.data.quarantine import Quarantine
-from videorl.data.video import VideoError
+from videorl.loading.pool import Loader, Workers
+from videorl.loading.quarantine import Quarantine
+from videorl.loading.worker import Job, SampleFailed, candidates
 from videorl.registry import UserError
+from videorl.video.errors import VideoError
 
 LENGTH, BATCH = 40, 4
 PIXELS = 50_000  # of a sample: its batch travels in shared memory

@@ -1,7 +1,7 @@
 """Files as a data set of the world holds them: right frames, or a VideoError that names the stage; never a hang.
 
 All files of a backend are read in child processes with a limit of time and memory (`guard.py`), which crash in a test's
-stead. More on frames and errors of single kinds of files stands in tests/data/test_video.py.
+stead. More on frames and errors of single kinds of files stands in tests/video/test_reader.py.
 """
 
 import functools
@@ -18,11 +18,13 @@ import torch
 from av.stream import Disposition
 from PIL import Image
 
-from tests.data.clips_on_disk import number_of, patch, write_sound, write_video
 from tests.faults.guard import guarded, read
+from tests.video.clips_on_disk import number_of, patch, write_sound, write_video
 from videorl.data.dataset import ClipDataset, Records
-from videorl.data.video import VideoError, _missing, open_video
 from videorl.spec import Augment, Clip, Reading, Spec, Views
+from videorl.video.backends import _missing
+from videorl.video.errors import VideoError
+from videorl.video.reader import open_video
 
 N = 40
 FRONT = {"container_options": {"movflags": "faststart"}}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.clips_on_disk import write_video
+from tests.video.clips_on_disk import write_video
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import make_lists

@@ -11,13 +11,14 @@ import av
 import numpy as np
 import pytest
 
-from tests.data.clips_on_disk import number_of, picture, turn, write_sound, write_video
+from tests.video.clips_on_disk import number_of, picture, turn, write_sound, write_video
 from videorl.data.listed import Part
-from videorl.data.quarantine import Bad
-from videorl.data.video import VideoError, open_video
+from videorl.loading.quarantine import Bad
 from videorl.prepare import chunks, record
 from videorl.prepare.cut import TICKS, Encoding, Shot, cut, fitted, timeline
 from videorl.registry import UserError
+from videorl.video.errors import VideoError
+from videorl.video.reader import open_video
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -389,7 +390,7 @@ def crash_or_hang(source: str, pulse):
 
 
 def test_crash_and_hang_cost_their_file_only():
-    from videorl.data.loader import Workers
+    from videorl.loading.pool import Workers
     from videorl.prepare.crew import each
 
     paths = ["a", "crash", "b", "hang", "c", "d"]
@@ -399,11 +400,11 @@ def test_crash_and_hang_cost_their_file_only():
 
 
 def test_workers_that_cannot_live_name_the_key_of_the_command(monkeypatch):
-    from videorl.data import loader
-    from videorl.data.loader import Workers
+    from videorl.loading import pool
+    from videorl.loading.pool import Workers
     from videorl.prepare.crew import each
 
-    monkeypatch.setattr(loader, "_work", lambda *_: os._exit(9))
+    monkeypatch.setattr(pool, "work", lambda *_: os._exit(9))
     with pytest.raises(UserError, match=r"keep dying before any video \(exit code 9; .*lower --workers"):
         list(each(["a"], crash_or_hang, Workers(1), lambda items, total: items))
 

@@ -1,1 +1,1 @@
-"""Reading videos, making clips, batches and workers."""
+"""From annotations to samples: the registered data sets, and the readers of published lists."""

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from videorl.data.lists import read_columns, text_of
-from videorl.data.video import VideoError
 from videorl.registry import UserError
+from videorl.video.errors import VideoError
 
 FORMAT = "videorl captions 1"
 PART = 10_000  # videos of one part: what is lost when the tool is killed

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from videorl.data import clips, masks
-from videorl.data.frame_cache import open_cached
-from videorl.data.regions import Cut
-from videorl.data.transforms import TrainTransform, test_view
-from videorl.data.video import check_backend
+from videorl.clip import masks, sampling
+from videorl.clip.regions import Cut
+from videorl.clip.transforms import TrainTransform, test_view
 from videorl.registry import UserError
 from videorl.spec import Spec
+from videorl.video.backends import check_backend
+from videorl.video.frame_cache import open_cached
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ class ClipDataset:
     def _train_indices(self, video, rng) -> np.ndarray:
         clip = self.spec.clip
         if self.uniform:
-            return clips.uniform_train(video.num_frames, frames=clip.frames, rng=rng)
-        return clips.dense_train(
+            return sampling.uniform_train(video.num_frames, frames=clip.frames, rng=rng)
+        return sampling.dense_train(
             video.num_frames, video.fps, frames=clip.frames, rate=clip.rate, target_fps=clip.fps, rng=rng
         )
 
@@ -144,8 +144,8 @@ class ClipDataset:
     def _test_indices(self, video, k: int) -> np.ndarray:
         clip = self.spec.clip
         if self.uniform:
-            return clips.uniform_test(video.num_frames, frames=clip.frames)
-        return clips.dense_view(
+            return sampling.uniform_test(video.num_frames, frames=clip.frames)
+        return sampling.dense_view(
             video.num_frames,
             video.fps,
             frames=clip.frames,

@@ -15,10 +15,10 @@ import torch
 
 from videorl.data.captions import CaptionFiles, CaptionIndex, name_of
 from videorl.data.lists import check_paths, checked_root, read_list
-from videorl.data.spans import Crop, Spans
 from videorl.data.text import Tokenizer
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Spec
+from videorl.video.spans import Crop, Spans
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from videorl.data import clips
+from videorl.clip import sampling
 from videorl.data.dataset import ClipDataset, Records, check_views
 from videorl.data.labelled import BOUND, check_path, check_root, parse_lines, read_classes, read_lines
-from videorl.data.video import Video, VideoError, at_stage
 from videorl.registry import DATASETS, UserError, did_you_mean
 from videorl.spec import Spec
+from videorl.video.errors import VideoError, at_stage
+from videorl.video.reader import Video
 
 SHARED = ("annotations", "root", "class_names", "val_skip", "num_classes")
 SAMPLINGS = ("dense", "sparse")
@@ -316,14 +317,14 @@ class VideoList(ClipDataset):
     def _train_indices(self, video: Excerpt | FrameFolder, rng) -> np.ndarray:
         clip = self.spec.clip
         if self.sampling == "sparse":
-            return clips.sparse_train(video.num_frames, frames=clip.frames, rng=rng)
-        return clips.strided_train(video.num_frames, frames=clip.frames, rate=clip.rate, rng=rng)
+            return sampling.sparse_train(video.num_frames, frames=clip.frames, rng=rng)
+        return sampling.strided_train(video.num_frames, frames=clip.frames, rate=clip.rate, rng=rng)
 
     def _test_indices(self, video: Excerpt | FrameFolder, k: int) -> np.ndarray:
         clip, views = self.spec.clip, self.spec.views.clips
         if self.sampling == "sparse":
-            return clips.sparse_view(video.num_frames, frames=clip.frames, view=k, views=views)
-        return clips.strided_view(video.num_frames, frames=clip.frames, rate=clip.rate, view=k, views=views)
+            return sampling.sparse_view(video.num_frames, frames=clip.frames, view=k, views=views)
+        return sampling.strided_view(video.num_frames, frames=clip.frames, rate=clip.rate, view=k, views=views)
 
 
 def _check_keys(sampling: str, frame_name: str, val_skip: int) -> None:

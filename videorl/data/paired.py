@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from videorl.data.lists import check_paths, checked_root, read_list, text_of
-from videorl.data.spans import Crop, PastEnd, Spans, stacked
 from videorl.data.text import Tokenizer
-from videorl.data.video import open_video
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Spec
+from videorl.video.reader import open_video
+from videorl.video.spans import Crop, PastEnd, Spans, stacked
 
 MARGIN = 0.4  # seconds that the last window keeps from the end of its span, as published
 EXTENSIONS = (".mp4", ".mkv", ".webm")

@@ -182,7 +182,7 @@ RULES: dict[str, Rule] = {
         " UNCOMMON_CLASS_THRES COMMON_CLASS_NAMES SLOWMO",
         Ignored("read with DEMO.ENABLE alone"),
     ),
-    **rows("BENCHMARK", "NUM_EPOCHS LOG_PERIOD SHUFFLE", Ignored("tools/bench_data.py measures the loader")),
+    **rows("BENCHMARK", "NUM_EPOCHS LOG_PERIOD SHUFFLE", Ignored("tools/bench/data.py measures the loader")),
 }
 
 

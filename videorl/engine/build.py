@@ -11,14 +11,15 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from videorl import config, dist
-from videorl.data.batches import Plan
+from videorl.clip.mixup import Mixer
 from videorl.data.joint import Joint
-from videorl.data.loader import Job, Loader, Workers
-from videorl.data.mixup import Mixer
-from videorl.data.quarantine import Quarantine
 from videorl.engine import run
 from videorl.engine.objective import Objective
 from videorl.engine.step import Precision
+from videorl.loading.batches import Plan
+from videorl.loading.pool import Loader, Workers
+from videorl.loading.quarantine import Quarantine
+from videorl.loading.worker import Job
 from videorl.registry import BATCHES, DATASETS, LOSSES, MODELS, UserError
 from videorl.spec import Augment, Spec, Views
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from videorl import config, dist
-from videorl.data.loader import Job
-from videorl.data.quarantine import Quarantine
 from videorl.engine import build
 from videorl.engine.step import Precision, to_device
+from videorl.loading.quarantine import Quarantine
+from videorl.loading.worker import Job
 from videorl.log import Progress
 from videorl.metrics import is_fraction
 from videorl.registry import EVALS, UserError

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from videorl import config
-from videorl.data.masks import lengths, token_grid
+from videorl.clip.masks import lengths, token_grid
 from videorl.registry import MODELS, UserError
 from videorl.spec import Spec
 

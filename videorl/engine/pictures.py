@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from videorl.data import regions
+from videorl.clip import regions
 from videorl.metrics.classification import confusion
 
 

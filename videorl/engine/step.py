@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from videorl import dist
-from videorl.data import regions
-from videorl.data.mixup import mix_video
+from videorl.clip import regions
+from videorl.clip.mixup import mix_video
 from videorl.engine.objective import Objective
 from videorl.registry import UserError
 from videorl.spec import Clip

@@ -4,8 +4,8 @@ import logging
 from pathlib import Path
 
 from videorl import checkpoint, convert, dist
-from videorl.data import quarantine
 from videorl.engine import build, determinism, evaluate, run
+from videorl.loading import quarantine
 
 log = logging.getLogger("videorl")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from videorl import config, dist
-from videorl.data import quarantine
 from videorl.engine import determinism, evaluate, info, optim, pictures, recipe, run
 from videorl.engine.saver import Saver
 from videorl.engine.state import State
 from videorl.engine.step import backward, unwrap
 from videorl.engine.watch import Watch
+from videorl.loading import quarantine
 from videorl.log import Metrics, Progress, duration
 from videorl.registry import UserError
 

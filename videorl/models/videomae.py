@@ -7,7 +7,7 @@ MCG-NJU/VideoMAE, OpenGVLab/VideoMAEv2, whose names of weights these are.
 import torch
 from torch import Tensor, nn
 
-from videorl.data.masks import token_grid
+from videorl.clip.masks import token_grid
 from videorl.metrics.pixels import Targets, normalised, patches
 from videorl.models.mvit import EPS, check_clip
 from videorl.models.vit import Blocks, PatchEmbed, resize_positions, sincos_positions

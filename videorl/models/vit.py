@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from videorl.data.masks import token_grid
+from videorl.clip.masks import token_grid
 from videorl.models.heads import Mlp, class_head
 from videorl.models.mvit import EPS, DropPath, Grid, check_clip
 from videorl.registry import MODELS, UserError

@@ -1,1 +1,1 @@
-"""Data sets made ready for training: videos cut into short chunks, and lists from the annotations of public sets."""
+"""Data sets made ready for training: checked, cut into short chunks, listed from the annotations of public sets."""

@@ -19,14 +19,14 @@ import av
 
 from videorl.data.labelled import check_inside, read_lines
 from videorl.data.listed import Layout, Part, detect
-from videorl.data.loader import Workers
-from videorl.data.quarantine import Bad
-from videorl.data.video import VideoError
+from videorl.loading.pool import Workers
+from videorl.loading.quarantine import Bad
 from videorl.prepare.crew import Progress, Pulse, each
 from videorl.prepare.cut import Encoding, cut
 from videorl.prepare.record import FACTS, Record, Rows, Shard, claim, finished, replace, unreadable
 from videorl.registry import UserError
-from videorl.search.folder import EXTENSIONS, find
+from videorl.video.errors import VideoError
+from videorl.video.folder import EXTENSIONS, find
 
 UNLABELLED = "0"  # in lists without labels, as VideoMAE writes them for pre-training
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -4,10 +4,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from videorl.data.loader import IDLE, Job, Loaded, Pool, Worker, Workers
-from videorl.data.quarantine import Bad
-from videorl.data.video import VideoError
+from videorl.loading.pool import Pool, Worker, Workers
+from videorl.loading.quarantine import Bad
+from videorl.loading.worker import IDLE, Job, Loaded
 from videorl.registry import UserError
+from videorl.video.errors import VideoError
 
 Pulse = Callable[[], None]
 Work = Callable[[str, Pulse], object]

@@ -17,10 +17,12 @@ from av.codec.context import Flags
 from av.filter import Graph
 from av.video.frame import PictureType
 
-from videorl.data.spans import TURNS, pick
-from videorl.data.video import VideoError, at_stage, open_stream, open_video
 from videorl.registry import UserError
 from videorl.spec import Reading
+from videorl.video.container import open_stream
+from videorl.video.errors import VideoError, at_stage
+from videorl.video.reader import open_video
+from videorl.video.spans import TURNS, pick
 
 TICKS = 360_000  # a second; frames of all usual rates last a whole number of them, those of NTSC (24000/1001 …) too
 SLOWEST = Fraction(1, 60)  # frames a second of a source that may get another rate: each would be repeated for minutes

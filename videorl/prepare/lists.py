@@ -16,14 +16,15 @@ from pathlib import Path
 
 from videorl.data.labelled import read_csv
 from videorl.data.lists import read_list
-from videorl.data.loader import Workers
-from videorl.data.manifest import refuse_existing
-from videorl.data.quarantine import Bad
-from videorl.data.video import VideoError, open_video
+from videorl.loading.pool import Workers
+from videorl.loading.quarantine import Bad
 from videorl.prepare.crew import Progress, Pulse, each
+from videorl.prepare.manifest import refuse_existing
 from videorl.prepare.record import replace
 from videorl.registry import UserError
-from videorl.search.folder import find
+from videorl.video.errors import VideoError
+from videorl.video.folder import find
+from videorl.video.reader import open_video
 
 SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
 

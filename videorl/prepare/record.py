@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from videorl.data.quarantine import Bad
+from videorl.loading.quarantine import Bad
 from videorl.registry import UserError
 
 MARK = "prepare.json"

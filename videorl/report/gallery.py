@@ -65,7 +65,7 @@ def _tile(predictions: Predictions, row: int) -> Tile:
 
 
 def _pictures(path: str) -> list[Image.Image]:
-    from videorl.data.video import open_video
+    from videorl.video.reader import open_video
 
     with open_video(path) as video:
         span = min(video.num_frames, max(1, round(SECONDS * video.fps)))

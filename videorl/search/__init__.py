@@ -9,7 +9,7 @@ import torch
 from videorl.data.text import Tokenizer, split_words
 from videorl.registry import UserError
 from videorl.search.cache import Video
-from videorl.search.folder import File
+from videorl.video.folder import File
 
 
 @dataclass(frozen=True)

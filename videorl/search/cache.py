@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from videorl.log import attempt
-from videorl.search.folder import File
+from videorl.video.folder import File
 
 log = logging.getLogger("videorl")
 

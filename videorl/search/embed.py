@@ -15,13 +15,15 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from videorl.data.loader import Job, Loader
-from videorl.data.video import VideoError
 from videorl.engine.step import Precision, call, to_device
+from videorl.loading.pool import Loader
+from videorl.loading.worker import Job
 from videorl.registry import UserError
 from videorl.search.cache import Cache, Video
-from videorl.search.folder import File, Windows, timing
+from videorl.search.windows import Windows, timing
 from videorl.spec import Clip
+from videorl.video.errors import VideoError
+from videorl.video.folder import File
 
 SAVE_EVERY = 20  # videos
 

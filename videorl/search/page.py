@@ -10,11 +10,11 @@ from markupsafe import Markup
 from PIL import Image
 
 from videorl import report
-from videorl.data.spans import Crop, Spans
-from videorl.data.video import VideoError
 from videorl.registry import UserError
 from videorl.report.gallery import FRAMES, webp
 from videorl.search import Hit
+from videorl.video.errors import VideoError
+from videorl.video.spans import Crop, Spans
 
 SIDE = 168  # pixels
 

@@ -1,0 +1,298 @@
+"""PyAV, torchcodec and decord: each reads frames by their numbers in the list that PyAV made of a file's packets."""
+
+import functools
+import importlib
+
+import numpy as np
+import torch
+from av.video.reformatter import VideoReformatter
+
+from videorl.registry import UserError, did_you_mean
+from videorl.video.container import container_of, open_stream
+from videorl.video.errors import VideoError, at_stage, log_once
+from videorl.video.h264 import Units
+from videorl.video.index import Index, can_seek, frame_times, list_packets, nonsense
+
+BACKENDS = ("pyav", "torchcodec", "decord")
+
+
+def check_backend(backend: str) -> None:
+    """Raises `UserError` for a backend that is unknown or does not load."""
+    if backend not in BACKENDS:
+        hint = did_you_mean(backend, BACKENDS)
+        known = ", ".join(BACKENDS)
+        raise UserError(f"unknown decoding backend {backend!r}{hint} (known to DATA.DECODING_BACKEND: {known})")
+    if backend != "pyav" and (reason := _missing(backend)):
+        raise UserError(f"decoding backend {backend!r} does not load ({reason}); install it or use 'pyav'")
+
+
+@functools.cache
+def _missing(library: str) -> str:
+    """Why a decoding library cannot be used, or nothing."""
+    try:
+        module = importlib.import_module(library)
+    except (ImportError, OSError, RuntimeError) as error:
+        return str(error).strip().partition("\n")[0]
+    if getattr(module, "ffmpeg_major_version", 0) is None:  # torchcodec imports without FFmpeg, to decode images
+        return "it finds no FFmpeg libraries"
+    return ""
+
+
+class _Skipped(Exception):
+    """Frames were left out of a file that cannot do without them: it is damaged, or marks them wrongly."""
+
+
+class PyAV:
+    """Reads any file, with the list of its frames: by time stamp, or by counting from the start where none help."""
+
+    # Frames to go back for another start if decoding from the nearest key frame begins only after the wanted frame.
+    # Intra refresh does that: its key frames are whole only some frames later.
+    STEPS_BACK = (0, 60, 120, 240, 480)
+
+    def __init__(self, path: str, max_pixels: int):
+        self.path, self.max_pixels = path, max_pixels
+        self._format = container_of(path)
+        self._container = None
+        self._convert = VideoReformatter()
+        try:
+            self._open()
+            with at_stage(path, "index"):
+                self.index = self._make_index()
+            self._skips = self.index.pts is not None and Units(self._stream.codec_context).prefix > 0
+        except VideoError:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self._last = None  # number of the frame that was decoded last
+        self._wanted, self._until = frozenset(), 0  # time stamps, and the last of them; none: decode every frame
+        self._container, self._stream = open_stream(self.path, self.max_pixels, self._format)
+        self._decoder = self._decode()
+
+    def _decode(self):
+        """Frames from where the file stands, without the unwanted ones of H.264 that no other is made from."""
+        codec, units = self._stream.codec_context, Units(self._stream.codec_context)
+        for packet in self._container.demux(self._stream):
+            left_out = self._is_unwanted(packet.pts) and not units.is_needed(packet)
+            codec.skip_frame = "NONREF" if left_out else "DEFAULT"
+            for frame in packet.decode():
+                if frame.is_corrupt and self._wanted:  # it is patched from what was decoded before: from all, or others
+                    raise _Skipped
+                yield frame
+
+    def _is_unwanted(self, pts: int | None) -> bool:
+        # Frames after the last wanted one stay: the next call may go on with them.
+        return bool(self._wanted) and pts is not None and pts < self._until and pts not in self._wanted
+
+    def _make_index(self) -> Index:
+        packets = list_packets(self._container, self._stream)
+        if not packets.pts:
+            raise VideoError(self.path, "index", "no frames")
+        if nonsense(packets, self._stream):
+            raise VideoError(self.path, "index", "its time stamps and edit list make no sense together")
+        by_time = can_seek(self._format, packets)
+        shown = sorted(packets.pts) if by_time else self._count()
+        times, fps = frame_times(self._container, self._stream, shown)
+        keys = {0, *np.flatnonzero(np.array(packets.keys)[np.argsort(packets.pts)])} if by_time else {0}
+        promised, codec = self._stream.frames, self._stream.codec_context
+        lost = f" (its header promises {promised}: truncated?)" if promised > packets.count else ""
+        return Index(
+            times=times,
+            fps=fps,
+            pts=np.array(shown) if by_time else None,
+            keys=np.array(sorted(keys)),
+            time_base=self._stream.time_base,
+            stream=self._stream.index,
+            kind=(self._format, codec.name, codec.pix_fmt, codec.colorspace, codec.color_range),
+            height=codec.height,
+            trimmed=packets.trimmed,
+            idr_only=packets.idr_only,
+            lost=lost,
+        )
+
+    def _count(self) -> list[int | None]:
+        """Decodes everything: packets may hold no frame, or half of one. Returns the frames' time stamps."""
+        self._restart()
+        stamps = [frame.pts for frame in self._decoder]
+        self._last = len(stamps)
+        if not stamps:
+            raise VideoError(self.path, "index", "no frame can be decoded")
+        return stamps
+
+    def _restart(self) -> None:
+        self.close()  # a seek to the start is no way: TS lands behind its first key frame, raw streams refuse
+        self._open()
+
+    def read(self, wanted: list[int]) -> torch.Tensor:
+        """Frames [T, H, W, 3] for rising frame numbers."""
+        if self._skips:
+            stamps = self.index.pts[wanted].tolist()
+            self._wanted, self._until = frozenset(stamps), stamps[-1]
+        try:
+            return self._pictures(wanted)
+        except _Skipped:
+            self._skips, self._wanted = False, frozenset()
+            return self._pictures(wanted)
+
+    def _pictures(self, wanted: list[int]) -> torch.Tensor:
+        find = self._find_by_count if self.index.pts is None else self._find_by_time
+        out = None
+        for place, number in enumerate(wanted):
+            try:
+                frame = find(number)
+            except Exception:
+                self._last = None
+                raise
+            picture = self._rgb(frame)
+            if out is None:
+                out = np.empty((len(wanted), *picture.shape), np.uint8)
+            if picture.shape != out.shape[1:]:
+                raise VideoError(self.path, "decode", f"frame {number} has another size than frame {wanted[0]}")
+            out[place] = picture
+        return torch.from_numpy(out)
+
+    def _rgb(self, frame) -> np.ndarray:
+        # One converter and one thread for all frames: `frame.to_ndarray` makes them anew for each, and reading 300
+        # frames of 340x256 took 434 ms instead of 58.
+        picture = self._convert.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        return np.rot90(picture, round(frame.rotation / 90) % 4)
+
+    def _find_by_time(self, number: int):
+        goes_on = self._last is not None and self._key_before(number) <= self._last < number
+        if goes_on and (frame := self._decode_to(number)):
+            return frame
+        for key in dict.fromkeys(self._key_before(max(number - back, 0)) for back in self.STEPS_BACK):
+            self._container.seek(int(self.index.pts[key]), stream=self._stream)
+            self._decoder = self._decode()
+            if frame := self._decode_to(number):
+                return frame
+            if self._wanted:
+                raise _Skipped
+        raise VideoError(self.path, "decode", f"frame {number} of {len(self.index.pts)} is not decodable")
+
+    def _key_before(self, number: int) -> int:
+        return int(self.index.keys[np.searchsorted(self.index.keys, number, side="right") - 1])
+
+    def _decode_to(self, number: int):
+        """Frame `number`, or None if decoding goes past it. Exact: time stamps are compared as whole numbers."""
+        target = int(self.index.pts[number])
+        for frame in self._decoder:
+            if frame.pts == target:
+                self._last = number
+                return frame
+            if frame.pts is None or frame.pts > target:
+                break
+        self._last = None
+        return None
+
+    def _find_by_count(self, number: int):
+        if self._last is None or self._last >= number:
+            self._restart()
+            self._last = -1
+        for frame in self._decoder:
+            self._last += 1
+            if self._last == number:
+                return frame
+        raise VideoError(self.path, "decode", f"frame {number} of {len(self.index.times)} is not decodable")
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+
+
+class _TorchCodec:
+    """Frames by torchcodec. At every call the time stamps of what it decoded are compared with those of PyAV's list."""
+
+    def __init__(self, path: str, index: Index):
+        from torchcodec.decoders import VideoDecoder
+
+        self._index = index
+        self._decoder = VideoDecoder(
+            path,
+            stream_index=index.stream,
+            dimension_order="NHWC",
+            num_ffmpeg_threads=1,
+            device="cpu",
+            seek_mode="exact",
+        )
+        _expect_count(len(self._decoder), index)
+
+    def read(self, wanted: list[int]) -> torch.Tensor:
+        batch = self._decoder.get_frames_at(wanted)
+        found = np.rint(batch.pts_seconds.numpy() / float(self._index.time_base)).astype(np.int64)
+        if not np.array_equal(found, self._index.pts[wanted]):  # intra refresh, lost packets
+            raise ValueError("it gives frames of other times than those asked for")
+        return batch.data
+
+    def close(self) -> None:
+        self._decoder = None
+
+
+class _Decord:
+    """Frames by decord, whose FFmpeg is of 2018. It can neither tell what it decoded nor be stopped in its loops.
+
+    It has an endless loop for files whose frames all have one time, aborts the process for a header that promises 2^32
+    frames, and shifts frames after an edit list or an open GOP: such files must not reach it, see `unfit`.
+    """
+
+    def __init__(self, path: str, index: Index):
+        import decord
+
+        self._reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)  # its default threads fail on VP9
+        _expect_count(len(self._reader), index)
+
+    def read(self, wanted: list[int]) -> torch.Tensor:
+        return torch.from_numpy(self._reader.get_batch(wanted).asnumpy())
+
+    def close(self) -> None:
+        self._reader = None
+
+
+OTHERS = {"torchcodec": _TorchCodec, "decord": _Decord}
+
+
+def _expect_count(count: int, index: Index) -> None:
+    if count != len(index.pts):
+        raise ValueError(f"it counts {count} frames where the packets hold {len(index.pts)}")
+
+
+def unfit(backend: str, index: Index) -> str:
+    """What a backend is known to get wrong, or to decode to other pixels than PyAV, in this file; else nothing."""
+    container, codec, pixels = index.kind[:3]
+    if index.pts is None:
+        return f"{container} files without an index of time stamps"
+    if pixels not in ("yuv420p", "yuvj420p"):
+        return f"pixel format {pixels}"
+    if index.height % 2:
+        return "odd heights"
+    return _unfit_for_decord(codec, index) if backend == "decord" else ""
+
+
+def _unfit_for_decord(codec: str, index: Index) -> str:
+    if codec not in ("h264", "vp8", "vp9", "mpeg4"):
+        return f"{codec} video"
+    if not index.idr_only:
+        return "open GOPs and intra refresh"
+    if index.trimmed:
+        return "edit lists"
+    if float(index.pts[-1] * index.time_base) * index.fps > 10**8:  # it makes room for all frames since time 0
+        return "time stamps that no video reaches"
+    return "truncated files" if index.lost else ""
+
+
+_agreed: dict[tuple, bool] = {}  # per process: backend and kind of file -> whether its first such file agreed
+
+
+def same_pixels(backend: str, other, exact: PyAV) -> bool:
+    """Whether a backend gives PyAV's pixels for this kind of file: first and last frame of the first one of the kind.
+
+    The kind is container, codec, pixel format and colours. The other files of the kind cost nothing. If a damaged file
+    is the first, then its kind is read by PyAV in this process: slower, but the same frames.
+    """
+    kind = (backend, *exact.index.kind)
+    if kind not in _agreed:
+        ends = sorted({0, len(exact.index.pts) - 1})
+        _agreed[kind] = torch.equal(other.read(ends), exact.read(ends))
+        if not _agreed[kind]:
+            log_once(f"{backend} and PyAV decode {exact.path} to different pixels: PyAV reads files of its kind")
+    return _agreed[kind]

@@ -1,0 +1,44 @@
+"""What is said of videos that cannot be read, or not as asked: in one printable line."""
+
+import functools
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+
+class VideoError(Exception):
+    """A video that cannot be read: its path, the stage that failed and the reason. Pickles; its text is one line.
+
+    Stages: "open" (no video that may be read), "index" (no list of frames), "decode" (a frame that was asked for).
+    """
+
+    def __init__(self, path: str | Path, stage: str, reason: str):
+        super().__init__(str(path), stage, reason)
+        self.path, self.stage, self.reason = str(path), stage, reason
+
+    def __str__(self) -> str:
+        return printable(f"{self.path}: {self.stage}: {self.reason}")
+
+
+def printable(text: str) -> str:
+    """One line: names of files and what decoders say may hold line breaks and codes that a terminal obeys."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+@contextmanager
+def at_stage(path: str, stage: str):
+    """Decoders raise a dozen types of errors on damaged files; here each becomes a VideoError."""
+    try:
+        yield
+    except VideoError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise VideoError(path, stage, reason) from error
+
+
+@functools.lru_cache(maxsize=10_000)
+def log_once(line: str) -> None:
+    _log.warning(printable(line))
