@@ -435,9 +435,17 @@ def test_every_global_key_is_read():
     assert not unread
 
 
-def test_every_global_key_has_a_comment():
+def test_every_global_key_has_a_comment_of_readable_lines():
     bare = [".".join(path) for path, key in config.global_schema().items() if len(key.doc) < 4]
     assert not bare
+    assert not [line for line in config.DEFAULTS.read_text().splitlines() if len(line) > 120]
+
+
+def test_help_joins_the_lines_of_a_meaning():
+    text = config.describe("TRAIN.NONFINITE").splitlines()
+    assert text[1].startswith("    raise: stop before")
+    assert text[1].endswith("at most 10 in a row")
+    assert len(text) == 2
 
 
 @pytest.mark.parametrize("what", [DATASETS, BATCHES, MODELS, LOSSES, EVALS], ids=lambda r: r.kind)

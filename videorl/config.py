@@ -4,6 +4,7 @@ The tree is a yacs `CfgNode` with PySlowFast's node and key names. Global keys s
 components come from their signatures (see `registry.py`). Nothing changes the tree after `load`.
 """
 
+import itertools
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -232,14 +233,21 @@ def _tell_unread(cfg: CfgNode, settings: list[Setting]) -> None:
 
 
 def global_schema() -> dict[tuple[str, ...], Key]:
-    """Path to key of everything in `defaults.yaml`; the comment on a key's line is its meaning."""
+    """Path to key of everything in `defaults.yaml`; the comment beside a key, and its lines below, are its meaning."""
     lines = DEFAULTS.read_text(encoding="utf-8").splitlines()
     schema = {}
     for setting in parse(DEFAULTS):
-        doc = lines[setting.line - 1].partition(" # ")[2].strip()
         default = CfgNode() if setting.value == {} else setting.value
+        doc = _comment(lines[setting.line - 1 :])
         schema[setting.path] = Key(setting.path[-1], _type_of(setting.path, default), default, doc)
     return schema
+
+
+def _comment(lines: list[str]) -> str:
+    """The comment beside a key, which stands on the first line, and on the lines below that hold nothing else."""
+    below = itertools.takewhile(lambda line: line.lstrip().startswith("# "), lines[1:])
+    parts = [lines[0].partition(" # ")[2], *(line.partition("# ")[2] for line in below)]
+    return " ".join(part.strip() for part in parts)
 
 
 def _type_of(path, default):

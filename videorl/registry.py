@@ -142,7 +142,7 @@ def discover() -> None:
     """Imports every component of the package, so that each registers itself."""
     import videorl
 
-    for package in ("data", "models", "losses", "evals"):
+    for package in ("data", "loading", "models", "losses", "evals"):
         folder = [str(Path(videorl.__path__[0]) / package)]
         for module in pkgutil.iter_modules(folder, f"videorl.{package}."):
             importlib.import_module(module.name)
