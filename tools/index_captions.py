@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 from videorl import dist
-from videorl.data import captions
+from videorl.data import captions, columns
 from videorl.data.lists import check_paths, read_list
 from videorl.registry import UserError
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> str:
     paths = [path for (path,) in read_list(args.list, ["video_path"], "LIST")]
     check_paths(paths, args.list, allow_outside=False)
     names = [captions.name_of(path) for path in paths]
-    if captions.head_of(args.out).exists():
+    if columns.head_of(args.out).exists():
         captions.verify(args.out, names, args.root)
         done = "checked"
     else:

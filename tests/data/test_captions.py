@@ -12,7 +12,8 @@ import pytest
 
 from tests.data.narrated import FOLDER, howto100m
 from videorl.data import captions
-from videorl.data.captions import CaptionFiles, CaptionIndex, build_index, head_of, name_of, verify
+from videorl.data.captions import CaptionFiles, CaptionIndex, build_index, name_of, verify
+from videorl.data.columns import head_of
 from videorl.registry import UserError
 from videorl.video.errors import VideoError
 

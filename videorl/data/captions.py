@@ -1,9 +1,7 @@
 """Captions of narrated videos: one csv file for each video, or one file for all, mapped into memory.
 
-1.2 million small files are slow to open from a network disk, so `tools/index_captions.py` reads them once. Its file
-holds arrays one after the other; the json beside it, written last, says where each begins and what hash the file has.
-Processes that map it share its pages, so memory stays the same however long a run lasts.
-"""
+1.2 million small files are slow to open from a network disk, so `tools/index_captions.py` reads them once, into a file
+of arrays (see `columns.py`)."""
 
 import hashlib
 import json
@@ -19,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from videorl.data import columns
+from videorl.data.columns import replace
 from videorl.data.lists import read_columns, text_of
 from videorl.registry import UserError
 from videorl.video.errors import VideoError
@@ -26,7 +26,6 @@ from videorl.video.errors import VideoError
 FORMAT = "videorl captions 1"
 PART = 10_000  # videos of one part: what is lost when the tool is killed
 THREADS = 8  # files read at once: on a network disk each is mostly waited for
-ALIGNED = 64  # bytes
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,7 @@ class CaptionIndex:
         self.file = Path(file)
         head = read_head(self.file)
         self.fingerprint = head["sha256"][:16]
-        data = np.memmap(self.file, np.uint8, mode="r")
-        arrays = {name: _array(data, **place) for name, place in head["arrays"].items()}
+        arrays = columns.mapped(self.file, head)
         self.names, self.order = arrays["names"], arrays["order"]
         self.first_caption, self.first_byte = arrays["first_caption"], arrays["first_byte"]
         self.starts, self.ends, self.text = arrays["starts"], arrays["ends"], arrays["text"]
@@ -131,32 +129,9 @@ class CaptionIndex:
         return int(self.order[place]) if found else None
 
 
-def _array(data: np.ndarray, dtype: str, shape: list[int], offset: int) -> np.ndarray:
-    size = np.dtype(dtype).itemsize * math.prod(shape)
-    return data[offset : offset + size].view(np.ndarray).view(dtype).reshape(shape)
-
-
-def head_of(file: Path) -> Path:
-    """The json beside an index."""
-    return file.with_name(file.name + ".json")
-
-
 def read_head(file: Path) -> dict:
     """What the json beside an index says. Raises `UserError` unless both are there, whole by their size."""
-    try:
-        head = json.loads(head_of(file).read_text(encoding="utf-8"))
-        size = file.stat().st_size
-    except OSError as error:
-        raise UserError(
-            f"caption index {file}: {error.filename}: {error.strerror}; tools/index_captions.py makes it"
-        ) from None
-    except ValueError:
-        head, size = {}, -1
-    if head.get("format") != FORMAT or head.get("bytes") != size:
-        raise UserError(
-            f"caption index {file} does not fit its json; delete both and run tools/index_captions.py again"
-        )
-    return head
+    return columns.read_head(file, FORMAT, "caption index", "tools/index_captions.py")
 
 
 # ------------------------------------------------------------------------------------------------------ making the file
@@ -182,8 +157,7 @@ def build_index(names: Sequence[str], root: str, out: Path, progress: Progress) 
         reason = bytes(_load(files[0], "text")[: _load(files[0], "bytes")[0]]).decode()
         shutil.rmtree(parts)
         raise UserError(f"CAPTION_ROOT {root}: none of {len(names)} videos has captions there; first: {reason}")
-    head = {"format": FORMAT, **_sources(names, root), **_join(files, names, out)}
-    _replace(head_of(out), json.dumps(head, indent=1).encode())
+    head = _join(files, names, out, {"format": FORMAT, **_sources(names, root)})
     shutil.rmtree(parts)
     return head
 
@@ -194,11 +168,7 @@ def verify(file: Path, names: Sequence[str], root: str) -> dict:
     Raises `UserError` if its bytes have changed, or it was made from another list or folder.
     """
     head = read_head(file)
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    if digest.hexdigest() != head["sha256"]:
+    if columns.sha256(file) != head["sha256"]:
         raise UserError(f"caption index {file} has changed since it was made; delete it and run again")
     _expect_sources(head, names, root, f"caption index {file}")
     if _parts_of(file).exists():
@@ -234,7 +204,7 @@ def _claim(parts: Path, names: Sequence[str], root: str) -> None:
         _expect_sources(json.loads(mark.read_text(encoding="utf-8")), names, root, str(parts))
         return
     parts.mkdir(parents=True, exist_ok=True)
-    _replace(mark, json.dumps(_sources(names, root)).encode())
+    replace(mark, json.dumps(_sources(names, root)).encode())
 
 
 def _read(captions: CaptionFiles, name: str) -> Captions | str:
@@ -261,34 +231,15 @@ def _write_part(file: Path, found: list[Captions | str]) -> None:
     os.replace(temporary, file)
 
 
-def _join(files: list[Path], names: Sequence[str], out: Path) -> dict:
+def _join(files: list[Path], names: Sequence[str], out: Path, head: dict) -> dict:
     """Writes the parts, array by array, to `out`; returns what its json says of it."""
     encoded = np.array([name.encode() for name in names])
     arrays = {"names": [encoded], "order": [np.argsort(encoded, kind="stable")]}
     for key, counts in (("first_caption", "captions"), ("first_byte", "bytes")):
         arrays[key] = [np.concatenate([[0], *(_load(file, counts) for file in files)]).cumsum()]
+    total = int(arrays["first_caption"][0][-1])
     arrays |= {key: map(partial(_load, key=key), files) for key in ("starts", "ends", "text")}
-    temporary, digest, places = out.with_name(out.name + ".tmp"), hashlib.sha256(), {}
-    with open(temporary, "wb") as stream:
-        for key, pieces in arrays.items():
-            places[key] = _append(stream, digest, pieces)
-        size = stream.tell()
-    os.replace(temporary, out)
-    videos, captions = len(names), places["starts"]["shape"][0]
-    return {"videos": videos, "captions": captions, "bytes": size, "sha256": digest.hexdigest(), "arrays": places}
-
-
-def _append(stream, digest, pieces: Iterable[np.ndarray]) -> dict:
-    """Writes one array that comes in pieces; returns its type, shape and place."""
-    padding = bytes(-stream.tell() % ALIGNED)
-    stream.write(padding)
-    digest.update(padding)
-    offset, length, kind = stream.tell(), 0, ""
-    for piece in pieces:
-        stream.write(piece.tobytes())
-        digest.update(piece.tobytes())
-        length, kind = length + len(piece), piece.dtype.str
-    return {"dtype": kind, "shape": [length], "offset": offset}
+    return columns.write(out, arrays, {**head, "videos": len(names), "captions": total})
 
 
 def _load(file: Path, key: str) -> np.ndarray:
@@ -297,9 +248,3 @@ def _load(file: Path, key: str) -> np.ndarray:
             return part[key]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         raise UserError(f"{file} is damaged; delete it and run again") from None
-
-
-def _replace(file: Path, content: bytes) -> None:
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, file)
