@@ -12,7 +12,8 @@ from videorl import checkpoint, config
 from videorl.engine import determinism
 from videorl.engine.state import State
 from videorl.engine.step import Precision, unwrap
-from videorl.engine.train import SKIPS_IN_A_ROW, Trainer
+from videorl.engine.train import Trainer
+from videorl.engine.update import SKIPS_IN_A_ROW
 from videorl.registry import UserError
 
 WATCH = SimpleNamespace(beat=lambda doing: None)
@@ -148,13 +149,13 @@ def test_skip_moves_nothing_not_even_running_statistics(trainer, said):
     spoiler.on = True
     next(going)
     assert same_bits(content(one), before)
-    assert (one.skipped, one.skipped_in_a_row, one.state.steps_done) == (1, 1, 2)
+    assert (one.update.skipped, one.update.skipped_in_a_row, one.state.steps_done) == (1, 1, 2)
     spoiler.on = False
     next(going)
     after = content(one)
     assert not same_bits(after, before)
     assert all(bool(v.isfinite().all()) for v in after["model"].values())
-    assert (one.skipped, one.skipped_in_a_row) == (1, 0)
+    assert (one.update.skipped, one.update.skipped_in_a_row) == (1, 0)
     assert said.text.count("left out, not finite: step 1: loss nan") == 1
 
 
@@ -193,18 +194,18 @@ def test_an_overflow_under_a_gradient_scaler_is_left_out_and_counted(trainer, sa
     one.state.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     before, going = content(one), steps(one)
     statistics = ("running_mean", "running_var", "num_batches_tracked")
-    while one.state.steps_done < 2 or one.skipped == one.state.steps_done:
+    while one.state.steps_done < 2 or one.update.skipped == one.state.steps_done:
         next(going)
         now = content(one)
-        if one.skipped == one.state.steps_done:
-            assert one.state.precision.scaler.get_scale() == 2.0 ** (40 - one.skipped)
+        if one.update.skipped == one.state.steps_done:
+            assert one.state.precision.scaler.get_scale() == 2.0 ** (40 - one.update.skipped)
             weights = {k: v for k, v in now["model"].items() if not k.endswith(statistics)}
             assert same_bits(weights, {k: before["model"][k] for k in weights})
             assert same_bits(now["ema"], before["ema"])
             assert not any(value.any() for entry in now["optimizer"].values() for value in entry.values())
         assert one.state.steps_done < 40
-    assert one.skipped >= 20
-    assert f"step {one.skipped - 1} left out, {one.skipped} so far: gradient beyond float16" in said.text
+    assert one.update.skipped >= 20
+    assert f"step {one.update.skipped - 1} left out, {one.update.skipped} so far: gradient beyond float16" in said.text
     assert not same_bits(now["ema"], before["ema"])
     assert {float(entry["step"]) for entry in now["optimizer"].values()} == {1.0}
 

@@ -7,6 +7,7 @@ every bit.
 
 import logging
 import os
+from collections.abc import Callable
 
 import torch
 
@@ -26,6 +27,14 @@ def set_level(level: str) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     if level == "full" or torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(level == "full", warn_only=True)
+
+
+def check(model: torch.nn.Module, gradients: Callable[[], object]) -> None:
+    """Says in the log whether `gradients()` gives the model the same ones twice."""
+    if differing := differing_parameters(model, gradients):
+        log.warning("DETERMINISM full: gradients of %s differ between two runs of one step", ", ".join(differing[:10]))
+    else:
+        log.info("DETERMINISM full: two runs of the first step agree in every bit")
 
 
 def differing_parameters(model: torch.nn.Module, gradients) -> list[str]:

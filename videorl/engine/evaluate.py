@@ -60,6 +60,7 @@ class Evaluation:
         Rank 0 writes one row per sample to the file `predictions`. Raises `UserError` if no sample can be read or too
         many cannot, and `RuntimeError` if a view is missing or doubled without a reason.
         """
+        self.bad_rows = []
         was_training = model.training
         model.eval()
         rows, bad = self._rows(model, precision, alive)
