@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.video.clips_on_disk import number_of, picture, turn, write_sound, write_video
+from tests.video.clips_on_disk import number_of, turn, write_sound, write_video
 from videorl.data.listed import Part
 from videorl.loading.quarantine import Bad
 from videorl.prepare import chunks, record
@@ -193,22 +193,78 @@ def test_formats_keep_their_frames_and_colours(tmp_path, codec, pix_fmt, size, e
     if size == (96, 64):
         assert float((shown - kept).abs().mean()) < 4
     with av.open(str(chunk.file)) as file:
-        assert file.streams.video[0].codec_context.pix_fmt == "yuv420p"
+        assert file.streams.video[0].codec_context.pix_fmt == ("yuvj420p" if pix_fmt == "yuvj420p" else "yuv420p")
 
 
-def test_colour_space_is_told(tmp_path):
-    source = tmp_path / "v.mp4"
-    with av.open(str(source), "w") as file:
-        stream = file.add_stream("libx264", rate=30, options={"threads": "1"})
+# Parts of red and blue in luma, by FFmpeg's number of the matrix: ITU-R BT.601, BT.709, BT.2020, SMPTE 240M
+MATRICES = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+UNTAGGED = 2
+
+
+def patches_of_colour(seed: int) -> np.ndarray:
+    """Y, Cb, Cr [3, 64, 96] in patches of 16x16 whose RGB is within bounds by any matrix and range."""
+    levels = np.random.default_rng(seed).integers(100, 156, (3, 4, 6))
+    levels[0] += 20
+    return np.kron(levels, np.ones((1, 16, 16), int)).astype(np.uint8)
+
+
+def rgb_of(planes: np.ndarray, matrix: int, full: bool) -> np.ndarray:
+    """[H, W, 3] by the definition of the standards."""
+    red, blue = MATRICES[6 if matrix == UNTAGGED else matrix]
+    luma = planes[0] / 255 if full else (planes[0] - 16.0) / 219
+    cb, cr = (planes[1:] - 128.0) / (255 if full else 224)
+    r, b = luma + 2 * (1 - red) * cr, luma + 2 * (1 - blue) * cb
+    return 255 * np.stack([r, (luma - red * r - blue * b) / (1 - red - blue), b], -1)
+
+
+def write_colours(path: Path, matrix: int, full: bool, codec: str) -> Path:
+    """Three frames with these tags. A matrix is a label on the numbers: nothing converts them here."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=30, options={"crf": "4", "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = 1
-        for k in range(3):
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture(k), format="rgb24")))
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, 2 if full else 1
+        stream.codec_context.color_primaries = stream.codec_context.color_trc = 1 if matrix != UNTAGGED else 2
+        for _ in range(3):
+            y, *chroma = patches_of_colour(0)
+            planes = [y.ravel(), *(plane[::2, ::2].ravel() for plane in chroma)]
+            frame = av.VideoFrame.from_ndarray(np.concatenate(planes).reshape(96, 96), format="yuv420p")
+            frame.colorspace, frame.color_range = matrix, 2 if full else 1
+            file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
-    (chunk,) = cut_up(source, tmp_path / "out")
+    return path
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("matrix", [*MATRICES, UNTAGGED])
+def test_chunk_has_the_colours_of_its_source(tmp_path, matrix, full):
+    """Matrix x range x tagged or not: red, green and blue by the standard's formula, in source and chunk, and tags."""
+    inside = [y for y in range(64) if 4 <= y % 16 < 12], [x for x in range(96) if 4 <= x % 16 < 12]
+    expected = rgb_of(patches_of_colour(0).astype(float), matrix, full)[np.ix_(*inside)]
+    for codec, ending in (("libx264", "mp4"), ("libvpx-vp9", "webm"), ("ffv1", "mkv")):
+        source = write_colours(tmp_path / f"{codec}.{ending}", matrix, full, codec)
+        (chunk,) = cut_up(source, tmp_path / codec, Encoding(short_side=64, crf=4, preset="ultrafast"))
+        for file in (source, chunk.file):
+            with open_video(file, "pyav") as video:
+                shown = video.frames([1])[0].numpy()[np.ix_(*inside)]
+            assert np.abs(shown - expected).max() < 4, (codec, file.name)
+        with av.open(str(chunk.file)) as file:
+            frame = next(file.decode(video=0))
+            assert (frame.colorspace, frame.format.name == "yuvj420p") == (matrix, full)
+
+
+def test_chunk_has_the_colours_of_rgb(tmp_path):
+    """It becomes BT.601 and says so: untagged, players would take a large picture for BT.709."""
+    colours = np.kron(np.random.default_rng(0).integers(60, 200, (4, 6, 3)), np.ones((16, 16, 1), int)).astype(np.uint8)
+    with av.open(str(tmp_path / "v.mov"), "w") as file:
+        stream = file.add_stream("png", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "rgb24"
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(colours, format="rgb24")))
+        file.mux(stream.encode(None))
+    (chunk,) = cut_up(tmp_path / "v.mov", tmp_path / "out", Encoding(short_side=64, crf=4))
+    with open_video(chunk.file, "pyav") as video:
+        assert np.abs(video.frames([0])[0].numpy().astype(int) - colours)[8::16, 8::16].max() < 8
     with av.open(str(chunk.file)) as file:
-        codec = file.streams.video[0].codec_context
-        assert (codec.colorspace, codec.color_primaries, codec.color_trc, codec.color_range) == (1, 1, 1, 1)
+        assert next(file.decode(video=0)).colorspace == 6
 
 
 def test_damaged_video_raises(tmp_path):

@@ -207,7 +207,8 @@ def prepare(
     """
     if "libx264" not in av.codecs_available:
         raise UserError("PyAV has no encoder libx264; install av from PyPI (pip install av)")
-    claim(out, {"root": str(sources.root.resolve()), **encoding.as_dict()})
+    made = {"colours": "as tagged", **encoding.as_dict()}  # before, they were converted to BT.601
+    claim(out, {"root": str(sources.root.resolve()), **made})
     with Record(out, shard) as record:
         before = finished(out)
         mine = shard.of(list(sources.parts))

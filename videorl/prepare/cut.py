@@ -26,7 +26,8 @@ from videorl.video.spans import TURNS, pick
 
 TICKS = 360_000  # a second; frames of all usual rates last a whole number of them, those of NTSC (24000/1001 …) too
 SLOWEST = Fraction(1, 60)  # frames a second of a source that may get another rate: each would be repeated for minutes
-LIMITED, UNSPECIFIED, RGB = 1, 2, 0  # FFmpeg's numbers: colour range of H.264, and two colour spaces
+LIMITED, FULL = 1, 2  # FFmpeg's numbers of colour ranges
+RGB, UNSPECIFIED, BT601 = 0, 2, 6  # and of colour spaces
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 
@@ -173,6 +174,26 @@ def _part(path: str, ticks: list[int], end: int, first: int, stop: int) -> tuple
     return [tick - ticks[first] for tick in ticks[first:stop]], end - ticks[first]
 
 
+@dataclass(frozen=True)
+class Colours:
+    """How RGB is made of a picture's numbers: FFmpeg's codes of matrix, primaries, transfer and range."""
+
+    space: int
+    primaries: int
+    transfer: int
+    range: int
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> "Colours":
+        """Those that a frame keeps as yuv420p: its own. RGB becomes BT.601, as swscale does unless told otherwise."""
+        kind, space, full = frame.format, frame.colorspace, frame.color_range == FULL
+        if kind.is_rgb or kind.has_palette:
+            space, full = BT601, False
+        elif space == RGB:  # of YUV: a tag that cannot be true, and that no decoder heeds
+            space = UNSPECIFIED
+        return cls(space, frame.color_primaries, frame.color_trc, FULL if full or "yuvj" in kind.name else LIMITED)
+
+
 class _Pictures:
     """The frames of a video by rising number, upright, scaled, as yuv420p."""
 
@@ -181,7 +202,7 @@ class _Pictures:
         self.container, self.stream = open_stream(path, Reading.max_pixels)
         self.frames = enumerate(self.container.decode(self.stream))
         self.number, self.picture = -1, None
-        self.graph, self.shape, self.size = None, (), (0, 0)
+        self.graph, self.shape, self.size, self.colours = None, (), (0, 0), None
 
     def __getitem__(self, wanted: int) -> av.VideoFrame:
         if wanted > self.number:
@@ -198,12 +219,13 @@ class _Pictures:
         raise VideoError(self.path, "decode", f"{self.number + 1} of {self.count} frames can be decoded")
 
     def _upright(self, frame: av.VideoFrame) -> av.VideoFrame:
-        shape = (frame.width, frame.height, frame.format.name, frame.rotation)
+        shape = (frame.width, frame.height, frame.format.name, frame.rotation, Colours.of(frame))
         if self.graph is None:
             self.shape, self.graph = shape, self._make_graph(frame)
         if shape != self.shape:
             raise VideoError(self.path, "decode", f"frame {self.number} has another size or format than the first")
         with at_stage(self.path, "decode"):
+            frame.colorspace = UNSPECIFIED  # libavfilter would convert what it is told to what it takes for usual
             self.graph.push(frame)
             return self.graph.pull()
 
@@ -216,7 +238,9 @@ class _Pictures:
         source = graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=self.stream.time_base
         )
-        scale = ("scale", f"{self.size[0]}:{self.size[1]}:flags=bicubic:out_range=limited")
+        self.colours = Colours.of(frame)
+        kept = "full" if self.colours.range == FULL else "limited"
+        scale = ("scale", f"{self.size[0]}:{self.size[1]}:flags=bicubic:out_range={kept}")
         filters = [*TURNS[turn], scale, ("format", "yuv420p"), ("buffersink", "")]
         graph.link_nodes(source, *(graph.add(*name_and_arguments) for name_and_arguments in filters)).configure()
         return graph
@@ -242,12 +266,12 @@ def _write(
     first = pictures[shots[0][0]]
     with at_stage(path, "encode"), av.open(str(file), "w", format="mp4", container_options=muxing) as out:
         stream = out.add_stream("libx264", rate=rate, options=_x264(encoding))
-        codec, source = stream.codec_context, pictures.stream.codec_context
+        codec, colours = stream.codec_context, pictures.colours
         codec.width, codec.height, codec.pix_fmt, codec.gop_size = first.width, first.height, "yuv420p", encoding.gop
         codec.time_base = Fraction(1, TICKS)
         codec.flags |= Flags.bitexact
-        codec.color_range, codec.color_primaries, codec.color_trc = LIMITED, source.color_primaries, source.color_trc
-        codec.colorspace = UNSPECIFIED if source.colorspace == RGB else source.colorspace
+        codec.color_range, codec.colorspace = colours.range, colours.space
+        codec.color_primaries, codec.color_trc = colours.primaries, colours.transfer
         for number, tick in shots:
             picture = pictures[number]
             picture.pts, picture.time_base = tick, Fraction(1, TICKS)
