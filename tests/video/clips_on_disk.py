@@ -107,7 +107,7 @@ def patch(source: Path, target: Path, box: bytes, offset: int, data: bytes) -> P
     return target
 
 
-def turn(source: Path, target: Path) -> Path:
-    """The same video with the note that players turn it by 90 degrees clockwise (the matrix of its tkhd box)."""
-    one = 1 << 16
-    return patch(source, target, b"tkhd", 40, struct.pack(">9i", 0, one, 0, -one, 0, 0, 64 * one, 0, 1 << 30))
+def turn(source: Path, target: Path, matrix: Sequence[float] = (0, 1, -1, 0)) -> Path:
+    """The same video with a display matrix (a, b, c, d) in its tkhd box; by default players turn it to the right."""
+    a, b, c, d = (int(65536 * value) for value in matrix)
+    return patch(source, target, b"tkhd", 40, struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30))

@@ -13,10 +13,11 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.sidedata.sidedata import Type
 
 from tests.video.clips_on_disk import cut, number_of, patch, turn, write_sound, write_video
 from videorl.registry import UserError
-from videorl.video import backends, errors
+from videorl.video import backends, errors, orientation
 from videorl.video.errors import VideoError
 from videorl.video.reader import open_video
 
@@ -256,6 +257,52 @@ def test_a_frame_that_others_need_is_never_left_out_for_a_damaged_mark(tmp_path)
 def test_a_turned_video_has_the_size_that_players_show(clips, backend):
     with open_video(clips["turned"], backend) as video:
         assert video.size == (96, 64)
+
+
+# Display matrix (a, b, c, d): where `ffmpeg -i FILE` (5.1) shows the quarters AB/CD of a picture.
+SHOWN = {
+    (1, 0, 0, 1): "AB/CD",
+    (-1, 0, 0, 1): "BA/DC",
+    (1, 0, 0, -1): "CD/AB",
+    (-1, 0, 0, -1): "DC/BA",
+    (0, 1, 1, 0): "AC/BD",
+    (0, 1, -1, 0): "CA/DB",
+    (0, -1, 1, 0): "BD/AC",
+    (0, -1, -1, 0): "DB/CA",
+}
+
+
+def as_shown(pictures: np.ndarray, matrix) -> np.ndarray:
+    """[N, H, W, 3] as that matrix turns and mirrors them, among the eight ways by what becomes of the quarters."""
+    ways = [(turn, mirror) for turn in range(4) for mirror in (False, True)]
+    show = lambda array, axes, turn, mirror: np.rot90(np.flip(array, axes[1]) if mirror else array, turn, axes)  # noqa: E731
+    quarters = np.array([["A", "B"], ["C", "D"]])
+    (way,) = [w for w in ways if "/".join(map("".join, show(quarters, (0, 1), *w))) == SHOWN[matrix]]
+    return show(pictures, (1, 2), *way)
+
+
+@pytest.mark.parametrize("matrix", SHOWN)
+def test_every_display_matrix_is_obeyed_as_by_ffmpeg(clips, backend, tmp_path, matrix):
+    expected = as_shown(decode_all(clips["h264"])[[3, 40]], matrix)
+    file = turn(clips["h264"], tmp_path / "turned.mp4", matrix)
+    with open_video(file, backend) as video:
+        assert np.array_equal(video.frames([3, 40]), expected)
+        assert video.backend == ("pyav" if np.linalg.det(np.reshape(matrix, (2, 2))) < 0 else backend)
+    for angle, nearest in ((0.1, 0), (1.5, 1), (-0.7, 0)):
+        c, s = np.cos(angle), np.sin(angle)
+        oblique = tuple((np.reshape(matrix, (2, 2)) @ [[c, s], [-s, c]]).ravel())
+        quarter = np.reshape(matrix, (2, 2)) @ np.linalg.matrix_power([[0, 1], [-1, 0]], nearest)
+        with open_video(turn(clips["h264"], file, oblique)) as video:
+            assert np.array_equal(
+                video.frames([3])[0], as_shown(decode_all(clips["h264"])[[3]], tuple(quarter.ravel()))[0]
+            )
+
+
+def test_a_picture_with_unknown_side_data_is_turned_all_the_same(clips, monkeypatch):
+    """FFmpeg has kinds of it that a PyAV of the same age does not name."""
+    monkeypatch.setattr(orientation, "SideDataContainer", lambda frame: Type(10**6))
+    with open_video(clips["turned"]) as video:
+        assert np.array_equal(video.frames([3])[0], decode_all(clips["turned"])[3])
 
 
 # ---- times -----------------------------------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ from videorl.registry import UserError
 from videorl.spec import Reading
 from videorl.video.container import open_stream
 from videorl.video.errors import VideoError, at_stage
+from videorl.video.orientation import orientation_of
 from videorl.video.reader import open_video
-from videorl.video.spans import TURNS, pick
+from videorl.video.spans import pick
 
 TICKS = 360_000  # a second; frames of all usual rates last a whole number of them, those of NTSC (24000/1001 …) too
 SLOWEST = Fraction(1, 60)  # frames a second of a source that may get another rate: each would be repeated for minutes
@@ -219,7 +220,7 @@ class _Pictures:
         raise VideoError(self.path, "decode", f"{self.number + 1} of {self.count} frames can be decoded")
 
     def _upright(self, frame: av.VideoFrame) -> av.VideoFrame:
-        shape = (frame.width, frame.height, frame.format.name, frame.rotation, Colours.of(frame))
+        shape = (frame.width, frame.height, frame.format.name, orientation_of(frame), Colours.of(frame))
         if self.graph is None:
             self.shape, self.graph = shape, self._make_graph(frame)
         if shape != self.shape:
@@ -230,9 +231,8 @@ class _Pictures:
             return self.graph.pull()
 
     def _make_graph(self, frame: av.VideoFrame) -> Graph:
-        turn = round(frame.rotation / 90) % 4
-        size = (frame.width, frame.height) if turn % 2 == 0 else (frame.height, frame.width)
-        self.size = fitted(*size, self.short_side)
+        upright = orientation_of(frame)
+        self.size = fitted(*upright.size(frame.width, frame.height), self.short_side)
         graph = Graph()
         graph.threads = 1
         source = graph.add_buffer(
@@ -241,7 +241,7 @@ class _Pictures:
         self.colours = Colours.of(frame)
         kept = "full" if self.colours.range == FULL else "limited"
         scale = ("scale", f"{self.size[0]}:{self.size[1]}:flags=bicubic:out_range={kept}")
-        filters = [*TURNS[turn], scale, ("format", "yuv420p"), ("buffersink", "")]
+        filters = [*upright.filters(), scale, ("format", "yuv420p"), ("buffersink", "")]
         graph.link_nodes(source, *(graph.add(*name_and_arguments) for name_and_arguments in filters)).configure()
         return graph
 

@@ -12,6 +12,7 @@ from videorl.video.container import container_of, open_stream
 from videorl.video.errors import VideoError, at_stage, log_once
 from videorl.video.h264 import Units
 from videorl.video.index import Index, can_seek, frame_times, list_packets, nonsense
+from videorl.video.orientation import Orientation, orientation_of
 
 BACKENDS = ("pyav", "torchcodec", "decord")
 
@@ -135,15 +136,9 @@ class PyAV:
             return self._pictures(wanted)
 
     def _pictures(self, wanted: list[int]) -> torch.Tensor:
-        find = self._find_by_count if self.index.pts is None else self._find_by_time
         out = None
         for place, number in enumerate(wanted):
-            try:
-                frame = find(number)
-            except Exception:
-                self._last = None
-                raise
-            picture = self._rgb(frame)
+            picture = self._rgb(self._frame(number))
             if out is None:
                 out = np.empty((len(wanted), *picture.shape), np.uint8)
             if picture.shape != out.shape[1:]:
@@ -155,7 +150,20 @@ class PyAV:
         # One converter and one thread for all frames: `frame.to_ndarray` makes them anew for each, and reading 300
         # frames of 340x256 took 434 ms instead of 58.
         picture = self._convert.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return np.rot90(picture, round(frame.rotation / 90) % 4)
+        return orientation_of(frame).show(picture)
+
+    @functools.cached_property
+    def orientation(self) -> Orientation:
+        """That of the first frame, which is decoded for it: packets do not tell."""
+        with at_stage(self.path, "decode"):
+            return orientation_of(self._frame(0))
+
+    def _frame(self, number: int):
+        try:
+            return self._find_by_count(number) if self.index.pts is None else self._find_by_time(number)
+        except Exception:
+            self._last = None
+            raise
 
     def _find_by_time(self, number: int):
         goes_on = self._last is not None and self._key_before(number) <= self._last < number
@@ -256,8 +264,9 @@ def _expect_count(count: int, index: Index) -> None:
         raise ValueError(f"it counts {count} frames where the packets hold {len(index.pts)}")
 
 
-def unfit(backend: str, index: Index) -> str:
+def unfit(backend: str, exact: PyAV) -> str:
     """What a backend is known to get wrong, or to decode to other pixels than PyAV, in this file; else nothing."""
+    index = exact.index
     container, codec, pixels = index.kind[:3]
     if index.pts is None:
         return f"{container} files without an index of time stamps"
@@ -265,7 +274,9 @@ def unfit(backend: str, index: Index) -> str:
         return f"pixel format {pixels}"
     if index.height % 2:
         return "odd heights"
-    return _unfit_for_decord(codec, index) if backend == "decord" else ""
+    if backend == "decord" and (reason := _unfit_for_decord(codec, index)):
+        return reason
+    return "mirrored pictures" if exact.orientation.is_mirror else ""
 
 
 def _unfit_for_decord(codec: str, index: Index) -> str:
@@ -286,10 +297,10 @@ _agreed: dict[tuple, bool] = {}  # per process: backend and kind of file -> whet
 def same_pixels(backend: str, other, exact: PyAV) -> bool:
     """Whether a backend gives PyAV's pixels for this kind of file: first and last frame of the first one of the kind.
 
-    The kind is container, codec, pixel format and colours. The other files of the kind cost nothing. If a damaged file
-    is the first, then its kind is read by PyAV in this process: slower, but the same frames.
+    The kind is container, codec, pixel format, colours and orientation. The other files of the kind cost one frame. If
+    a damaged file is the first, then its kind is read by PyAV in this process: slower, but the same frames.
     """
-    kind = (backend, *exact.index.kind)
+    kind = (backend, *exact.index.kind, exact.orientation)
     if kind not in _agreed:
         ends = sorted({0, len(exact.index.pts) - 1})
         _agreed[kind] = torch.equal(other.read(ends), exact.read(ends))

@@ -69,10 +69,10 @@ class Video:
             self._try_other()
 
     def _try_other(self) -> None:
-        if reason := unfit(self._asked, self._index):
-            log_once(f"{self._asked} does not read {reason} exactly: PyAV reads such files")
-            return
         try:
+            if reason := unfit(self._asked, self._reader):
+                log_once(f"{self._asked} does not read {reason} exactly: PyAV reads such files")
+                return
             other = OTHERS[self._asked](self.path, self._index)
             agrees = same_pixels(self._asked, other, self._reader)
         except Exception as error:

@@ -24,19 +24,13 @@ from videorl.spec import Reading
 from videorl.video.container import container_of, open_stream
 from videorl.video.errors import VideoError, at_stage
 from videorl.video.h264 import Units
+from videorl.video.orientation import orientation_of
 from videorl.video.reader import open_video
 
 SLACK = 0.1  # seconds read beyond the length of a clip, as published
 SEEKABLE = ("mov", "matroska")  # containers whose packets have time stamps that name frames
 # Seconds to start earlier if decoding from the nearest key frame does not give the frames: open GOPs, intra refresh.
 STEPS_BACK = (0, 2, 8, 30)
-# av's `frame.rotation` in quarters of a turn against the clock: players turn such frames, and so does ffmpeg
-TURNS = {
-    0: (),
-    1: (("transpose", "cclock"),),
-    2: (("hflip", ""), ("vflip", "")),
-    3: (("transpose", "clock"),),
-}
 
 
 @dataclass(frozen=True)
@@ -230,8 +224,7 @@ class _Cutter:
         source = graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
         )
-        turn = TURNS[round(frame.rotation / 90) % 4]
-        filters = [*turn, *self.crop.filters(), ("format", "rgb24"), ("buffersink", "")]
+        filters = [*orientation_of(frame).filters(), *self.crop.filters(), ("format", "rgb24"), ("buffersink", "")]
         graph.link_nodes(source, *(graph.add(*name_and_arguments) for name_and_arguments in filters)).configure()
         return graph
 
