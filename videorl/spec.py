@@ -18,6 +18,11 @@ NAMES = {
     "visible": "[B, V] int64, tokens that the encoder sees, ascending; the grid is numbered by time, row, column",
     "masked": "[B, M] int64, tokens to be predicted, ascending; those that are visible too do not count in the loss",
     "text": "[B, K, L] int64 word numbers, 0 for padding; K candidate captions of each clip (or [B, L]: one)",
+    "group": "[B] int64, number of the clip that a sample's text is of: samples of one clip have the same",
+    "pseudo": "[B] bool, whether a machine wrote a sample's text",
+    "relevancy": "[B] float, how well a sample's text fits its clip: 1 fully, 0 not at all",
+    "verbs": "[B, V] of zeros and ones, verbs of a sample's text",
+    "nouns": "[B, N] of zeros and ones, nouns of a sample's text",
     # outputs
     "logits": "[B, C] float, before softmax or sigmoid; several label spaces stand side by side",
     "projected": "[B, P] float, logits of every head mapped to the classes of every other one",

@@ -1,7 +1,9 @@
 """What the ranks of tests/engine/test_step.py run: importable, so that one spawn serves all cases."""
 
 import math
+import sys
 import tempfile
+from pathlib import Path
 
 import torch
 import torch.distributed as td
@@ -22,6 +24,17 @@ SAMPLES, CLASSES, CANDIDATES, MASKED = 12, 5, 3, 2
 PATCH = (2, 2, 2)
 SPEC = Spec(CLIP, {"a": 3, "b": 4, "c": 2}, several=frozenset("c"), head=Head(hidden=6, projection=True, expander=12))
 SEVERAL_SPACES = {"multi_head", "sparsity"}
+# Losses with other keys than by default: name here, name of the loss, its keys.
+VARIANTS = {
+    "bce_logit_of_numbers": ("bce_logit", {}),
+    "infonce_pseudo": ("infonce", {"PSEUDO_TEMPERATURE": 0.1}),
+    "infonce_several": ("infonce", {"SEVERAL_POSITIVES": True}),
+    "max_margin_adaptive": ("max_margin", {"MARGIN": 0.4, "ADAPTIVE": True}),
+}
+ONE_TEXT = {"infonce", "infonce_pseudo", "max_margin", "max_margin_adaptive", "egonce"}
+GOLDEN = Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
+from recipe import load_case  # noqa: E402
 
 
 class Tiny(nn.Module):
@@ -47,7 +60,6 @@ class Tiny(nn.Module):
             "features": features,
             "video_embed": features,
             "text_embed": candidates,
-            "first_text": candidates[:, 0],
             "predicted": self.pixels(features).unflatten(1, (MASKED, -1)),
         }
 
@@ -74,24 +86,36 @@ class Narrated(nn.Module):
         return self.s3d(video.double(), text)
 
 
-class FirstCandidate(nn.Module):
-    """InfoNCE sees one text a clip, MIL-NCE several: this renames for the former."""
+class Table(nn.Module):
+    """Embeddings that are parameters themselves: a row of each for every sample."""
 
-    def __init__(self, loss):
+    def __init__(self, video, text):
         super().__init__()
-        self.loss, self.coupled = loss, loss.coupled
+        self.video, self.text = nn.Parameter(video.clone()), nn.Parameter(text.clone())
 
-    def forward(self, video_embed, first_text):
-        return self.loss(video_embed, first_text)
+    def forward(self, index):
+        return {"video_embed": self.video[index], "text_embed": self.text[index]}
+
+
+class Linears(nn.Module):
+    """A linear layer for videos and one for texts."""
+
+    def __init__(self, state):
+        super().__init__()
+        self.v, self.t = nn.Linear(5, 8), nn.Linear(4, 8)
+        self.load_state_dict(state)
+
+    def forward(self, x, text):
+        return {"video_embed": self.v(x), "text_embed": self.t(text)}
 
 
 def build_loss(name: str) -> nn.Module:
-    entry = LOSSES[name]
-    loss = entry(
+    registered, keys = VARIANTS.get(name, (name, {}))
+    entry = LOSSES[registered]
+    return entry(
         SPEC if name in SEVERAL_SPACES else Spec(CLIP, {"": CLASSES}, patch=PATCH),
-        values={key.name: key.default for key in entry.keys.values()},
+        values={key.name: key.default for key in entry.keys.values()} | keys,
     )
-    return FirstCandidate(loss) if name == "infonce" else loss
 
 
 def data(loss: str) -> dict:
@@ -106,13 +130,17 @@ def data(loss: str) -> dict:
         return data("cross_entropy") | {"labels": torch.cat(shares, 1), "spaces": spaces}
     return {
         "x": torch.randn(SAMPLES, 6, generator=draw),
-        "text": torch.randn(SAMPLES, CANDIDATES, 4, generator=draw),
-        "labels": several if loss.startswith("bce") else labels,
+        "text": torch.randn(SAMPLES, CANDIDATES, 4, generator=draw)[:, : 1 if loss in ONE_TEXT else None],
+        "labels": several if loss == "bce_logit" else labels,
         "index": torch.arange(SAMPLES),
         "pixels": torch.randint(256, (SAMPLES, 2, 3, 4, 4), dtype=torch.uint8, generator=draw),
         # Of 4 tokens; what is visible too does not count, so samples have 0, 1 or 2 terms.
         "visible": torch.rand(SAMPLES, 4, generator=draw).argsort(1)[:, :2].sort().values,
         "masked": torch.rand(SAMPLES, 4, generator=draw).argsort(1)[:, :MASKED].sort().values,
+        "pseudo": torch.rand(SAMPLES, generator=draw) < 0.4,
+        "relevancy": torch.rand(SAMPLES, generator=draw),
+        "verbs": (torch.rand(SAMPLES, 7, generator=draw) < 0.3).float(),
+        "nouns": (torch.rand(SAMPLES, 9, generator=draw) < 0.3).float(),
     }
 
 
@@ -174,12 +202,43 @@ def narrated_gradient(micro_batches: int) -> dict:
     return {"gradient": {n: p.grad for n, p in unwrap(model).named_parameters()}, "values": values}
 
 
+def published_gradients() -> dict[str, dict]:
+    """Value and gradients of the cases that the published systems computed on one and on two ranks."""
+    given = load_case(GOLDEN / "lavila/losses_2_ranks.pt")["inputs"]
+    extra = {"pseudo": given["is_human"] == 0, "relevancy": given["weight"]}
+    rows = {"index": torch.arange(len(given["video"])), **extra}
+    names = {"clip": "infonce", "ssl": "infonce_pseudo", "max_margin": "max_margin"}
+    names["adaptive_max_margin"] = "max_margin_adaptive"
+    found = {key: _published(Table(given["video"], given["text"]), name, rows) for key, name in names.items()}
+    case = load_case(GOLDEN / "milnce/gathered_loss_2_ranks.pt")
+    size, texts = case["config"]["B"], case["config"]["K"]
+    rows = {"index": torch.arange(size), "x": case["inputs"]["V"], "text": case["inputs"]["T"].view(size, texts, -1)}
+    for key, factor in (("milnce", 1.0), ("milnce_gathered", 0.5)):
+        found[key] = _published(Linears(case["state_dict"]), "milnce", rows, factor)
+    return found
+
+
+def _published(model: nn.Module, loss: str, rows: dict, factor: float = 1.0) -> dict:
+    """One step over all rows: two micro-batches of one process, or one of each rank."""
+    objective = Objective({loss: build_loss(loss)}, {loss: 1.0}, factor)
+    size = len(rows["index"]) // 2
+    batches = [{k: v[start : start + size] for k, v in rows.items()} for start in (0, size)]
+    if dist.world_size() > 1:
+        batches, model = [batches[dist.rank()]], DistributedDataParallel(model)
+    values = backward(model, objective, batches, clip=CLIP, precision=Precision(torch.device("cpu")), seed=0, step=0)
+    named = [*unwrap(model).named_parameters(), *objective.losses[loss].named_parameters()]
+    return {"loss": values["loss"], "top1": values.get("top1"), **{n: p.grad for n, p in named}}
+
+
 def cases() -> list[tuple[list[str], int, bool]]:
     registry.discover()
     # Sorted: the order of registration depends on what a process has imported. None of some project.
     own = sorted(name for name in LOSSES if LOSSES[name].build.__module__.startswith("videorl."))
-    every = [([name], micro, even) for name in own for micro in (1, 2, 3, 4) for even in (True, False)]
-    together = (["cross_entropy", "informative", "milnce", "infonce"], ["multi_head", "informative", "sparsity"])
+    every = [([name], micro, even) for name in [*own, *VARIANTS] for micro in (1, 2, 3, 4) for even in (True, False)]
+    together = (
+        ["cross_entropy", "informative", "milnce", "infonce_several"],
+        ["multi_head", "informative", "sparsity"],
+    )
     mixed = [(names, micro, False) for names in together for micro in (1, 2, 3)]
     return every + mixed
 
@@ -194,11 +253,13 @@ def run_rank(rank: int, folder: str, worlds: tuple[int, ...]) -> None:
         found = [gradient(*case) for case in cases()]
         dropout = gradient(["cross_entropy", "milnce"], 6 // world, True, dropout=0.4)
         narrated = narrated_gradient(2)
+        published = published_gradients() if world == 2 else {}
         td.barrier()
         td.destroy_process_group()
         dist._cpu_group = None
         if rank == 0:
-            torch.save({"cases": found, "dropout": dropout, "narrated": narrated}, f"{folder}/world{world}.pt")
+            results = {"cases": found, "dropout": dropout, "narrated": narrated, "published": published}
+            torch.save(results, f"{folder}/world{world}.pt")
 
 
 def spawn(worlds: tuple[int, ...] = (2, 3)) -> dict[int, dict]:

@@ -55,6 +55,8 @@ def test_gradient_is_that_of_the_whole_batch(world, split, whole):
         "cross_entropy",
         "bce_logit",
         "infonce",
+        "egonce",
+        "max_margin",
         "informative",
         "milnce",
         "multi_head+informative+sparsity",
@@ -131,6 +133,29 @@ def test_bfloat16_autocast_keeps_the_split_close():
     whole_batch = ranks.gradient(["milnce"], 1, True, dtype=torch.bfloat16)
     split_up = ranks.gradient(["milnce"], 4, False, dtype=torch.bfloat16)
     assert relative_error(split_up["gradient"], whole_batch["gradient"]) < 0.02
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_contrastive_losses_as_published_on_one_and_two_ranks(split, world):
+    """LaViLa's ranks hold `world` times their part of the mean that DDP makes; MIL-NCE's have 1 / world of it."""
+    found = split[world]["published"] if world > 1 else ranks.published_gradients()
+    case, atol, rtol = load_case(GOLDEN / "lavila/losses_2_ranks.pt"), *limits(load_case(GOLDEN / "lavila/losses.pt"))
+    keys = {"clip": "clip+use_vissl=True", "ssl": "ssl+use_vissl=True"}
+    keys |= {"max_margin": "max_margin+margin=0.2", "adaptive_max_margin": "adaptive_max_margin+margin=0.4"}
+    for name, key in keys.items():
+        expected, got = case["expected"][key], found[name]
+        for part in ("video", "text"):
+            joined = torch.cat([of_rank[f"grad_{part}"] for of_rank in expected]) / 2
+            assert_close(got[part], joined, atol, rtol, f"{name} {part}")
+        assert got["loss"] == pytest.approx(expected[0]["loss"], rel=1e-5)
+        assert got["top1"] == (expected[0]["clip_acc"] / 100 if "clip_acc" in expected[0] else None)
+        for scale, published in {"log_scale": "logit_scale", "log_pseudo_scale": "logit_scale_pseudo"}.items():
+            if scale in got:
+                assert float(got[scale]) == pytest.approx(expected[0][f"grad_{published}"], rel=1e-5, abs=1e-6)
+    case = load_case(GOLDEN / "milnce/gathered_loss_2_ranks.pt")
+    for name, key in (("milnce", "grads"), ("milnce_gathered", "grads_ranks")):
+        assert_close(found[name], case["expected"][key], *limits(case))
+        assert found[name]["loss"] == pytest.approx(float(case["expected"]["loss"]), rel=1e-5)
 
 
 def test_the_published_gather_is_a_factor_of_the_exact_gradient():

@@ -38,7 +38,7 @@ class Objective(nn.Module):
         self.needs = {name: _parameters(loss.forward) for name, loss in losses.items()}
         self.separable = [name for name, loss in losses.items() if not loss.coupled]
         self.coupled = [name for name, loss in losses.items() if loss.coupled]
-        self.monitored = {n: _parameters(losses[n].monitor) for n in self.separable if hasattr(losses[n], "monitor")}
+        self.monitored = {n: _parameters(loss.monitor) for n, loss in losses.items() if hasattr(loss, "monitor")}
 
     @property
     def coupled_names(self) -> list[str]:
@@ -66,10 +66,10 @@ class Objective(nn.Module):
     def weighted(self, parts: Mapping[str, Tensor]) -> Tensor:
         return sum(self.weights[name] * value for name, value in parts.items())
 
-    def monitor(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What losses want to see in the log beside themselves: [2] sum and count (right answers, of all) by name."""
+    def monitor(self, values: Mapping[str, Tensor], losses: Sequence[str]) -> dict[str, Tensor]:
+        """What `losses` want to see in the log beside themselves: [2] sum and count (right answers, of all) by name."""
         found = {}
-        for name, needs in self.monitored.items():
+        for name, needs in ((name, self.monitored[name]) for name in losses if name in self.monitored):
             for what, (part, whole) in self.losses[name].monitor(**_take(values, needs, name)).items():
                 label = what if len(self.monitored) == 1 else f"{name}_{what}"
                 found[label] = torch.stack([torch.as_tensor(part), torch.as_tensor(whole).to(part.device)]).double()

@@ -119,8 +119,8 @@ def backward(
     """
     first = dist.rank() * len(batches)
     totals = objective.totals(batches)
-    cached, values = _coupled_gradients(model, objective, batches, first, clip, precision, seed, step)
-    sums: dict[str, Tensor] = {}  # [1] of losses, [2] of what they monitor
+    cached, values, seen = _coupled_gradients(model, objective, batches, first, clip, precision, seed, step)
+    sums: dict[str, Tensor] = dict(seen)  # [1] of losses, [2] of what they monitor
     for m, batch in enumerate(batches):
         batch = to_device(batch, precision.device, clip)
         last = m == len(batches) - 1
@@ -132,7 +132,7 @@ def backward(
             _push(objective.weighted(parts), outputs, cached[m], precision.scale() * objective.gradient_factor)
         with torch.no_grad():
             found = {name: value.detach().double().reshape(1) for name, value in parts.items()}
-            for name, value in {**found, **objective.monitor({**batch, **outputs})}.items():
+            for name, value in {**found, **objective.monitor({**batch, **outputs}, objective.separable)}.items():
                 sums[name] = sums.get(name, 0) + value
     _average_loss_gradients(objective)
     return _totalled(objective, sums, values)
@@ -157,9 +157,12 @@ def _push(value, outputs: Mapping[str, Tensor], cached: Mapping[str, Tensor], sc
 
 
 def _coupled_gradients(model, objective, batches, first, clip, precision, seed, step):
-    """For each micro-batch the gradients of the coupled losses to its outputs, and the values of those losses."""
+    """For each micro-batch the gradients of the coupled losses to its outputs; their values; what they monitor.
+
+    All ranks find the same values.
+    """
     if not objective.coupled:
-        return [{} for _ in batches], {}
+        return [{} for _ in batches], {}, {}
     collected: list[dict[str, Tensor]] = []
     wanted = objective.coupled_names
     from_model: set[str] = set()
@@ -188,7 +191,7 @@ def _coupled_gradients(model, objective, batches, first, clip, precision, seed, 
         if gradient is not None:
             for m, rows in enumerate(gradient[mine[name]].split(sizes)):
                 cached[m][name] = rows
-    return cached, {name: value.detach() for name, value in parts.items()}
+    return cached, {name: value.detach() for name, value in parts.items()}, objective.monitor(joined, objective.coupled)
 
 
 def _add_gradient(p: Tensor, gradient: Tensor | None, scale: float) -> None:

@@ -8,21 +8,39 @@ from videorl.registry import LOSSES, UserError
 from videorl.spec import Spec
 
 
-@LOSSES.register("cross_entropy")
-@LOSSES.register("soft_cross_entropy")
-class CrossEntropy(nn.Module):
-    """-sum_c y_c log softmax(z)_c, summed over samples; y is a class number or a distribution over classes."""
+class Classify(nn.Module):
+    """What the losses of one label space share: a term for each sample, and whether logits and labels fit."""
 
     coupled = False
 
     def __init__(self, spec: Spec):
         super().__init__()
-        _check_one_space(spec)
+        if len(spec.labels) > 1:
+            raise UserError(
+                f"this loss is for one label space, DATASETS has {', '.join(spec.labels)};"
+                " use LOSSES: {heads: {NAME: multi_head}}"
+            )
 
     def count(self, batch) -> int:
         return len(batch["labels"])
 
+
+@LOSSES.register("cross_entropy")
+@LOSSES.register("soft_cross_entropy")
+class CrossEntropy(Classify):
+    """-sum_c y_c log softmax(z)_c, summed over samples; y is a class number or a distribution over classes."""
+
+    def __init__(self, spec: Spec):
+        super().__init__(spec)
+        if spec.several:
+            raise UserError(
+                "cross-entropy expects one label a video, found DATA.MULTI_LABEL True: set MODEL.LOSS_FUNC bce_logit,"
+                " or MULTI_LABEL False"
+            )
+
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """logits [B, C], labels [B] int64 or [B, C] float -> scalar."""
+        check_fit(logits, labels)
         return F.cross_entropy(logits, labels, reduction="sum")
 
     @torch.no_grad()
@@ -33,25 +51,23 @@ class CrossEntropy(nn.Module):
 
 
 @LOSSES.register("bce_logit")
-class BinaryCrossEntropy(nn.Module):
+class BinaryCrossEntropy(Classify):
     """Binary cross-entropy of each class's sigmoid, averaged over classes, summed over samples."""
 
-    coupled = False
-
-    def __init__(self, spec: Spec):
-        super().__init__()
-        _check_one_space(spec)
-
-    def count(self, batch) -> int:
-        return len(batch["labels"])
-
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1).sum()
+        """logits [B, C], labels [B, C] float, or [B] int64: one class, and the others are not -> scalar."""
+        check_fit(logits, labels)
+        targets = labels if labels.ndim == 2 else F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1).sum()
 
 
-def _check_one_space(spec: Spec) -> None:
-    if len(spec.labels) > 1:
+def check_fit(logits: Tensor, labels: Tensor) -> None:
+    """Raises `UserError` unless the labels are class numbers [B], or targets of the shape of the logits [B, C]."""
+    numbers = labels.ndim == 1 and not labels.is_floating_point()
+    targets = labels.ndim == 2 and labels.is_floating_point()
+    if logits.ndim != 2 or not (numbers or targets) or labels.shape != logits.shape[: labels.ndim]:
+        kind = str(labels.dtype).removeprefix("torch.")
         raise UserError(
-            f"this loss is for one label space, DATASETS has {', '.join(spec.labels)};"
-            " use LOSSES: {heads: {NAME: multi_head}}"
+            f"the loss expects logits [B, C] and labels [B] int64 or [B, C] float, found logits {list(logits.shape)}"
+            f" and labels {list(labels.shape)} {kind}: MODEL.NUM_CLASSES, DATA.MULTI_LABEL and the data set must agree"
         )

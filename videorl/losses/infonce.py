@@ -1,34 +1,124 @@
-"""InfoNCE between video and text in both directions, with a learned temperature (Radford et al., CLIP, 2021)."""
+"""InfoNCE between video and text in both directions, with a learned temperature (Radford et al., CLIP, 2021).
 
+With a temperature of its own for machine-written texts: Zhao et al., LaViLa, CVPR 2023 (facebookresearch/LaViLa).
+"""
+
+import logging
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videorl.registry import LOSSES
+from videorl.registry import LOSSES, UserError
+
+log = logging.getLogger("videorl")
 
 
 @LOSSES.register("infonce")
 class InfoNCE(nn.Module):
     """Cross-entropy of each video among all texts and of each text among all videos, averaged.
 
+    1 / temperature is kept in 1 .. max_scale: the parameter itself is clamped before each use, as in CLIP, so that it
+    can always come back. With `pseudo_temperature` video i and text j are multiplied by sqrt(s_i s_j), where s is the
+    second scale for samples that `pseudo` marks, else the first.
+
     Keys:
         temperature: first value of the temperature; the similarities are divided by it
         learn_temperature: whether it is trained
+        pseudo_temperature: first value of that of samples whose text a machine wrote (`pseudo`); 0: the same for all
+        learn_pseudo_temperature: whether it is trained
         max_scale: upper limit of 1 / temperature
+        several_positives: a clip may have K > 1 texts, which all fit: the softmax over all texts is summed over these
     """
 
     coupled = True
 
-    def __init__(self, spec, *, temperature: float = 0.07, learn_temperature: bool = True, max_scale: float = 100.0):
+    def __init__(
+        self,
+        spec,
+        *,
+        temperature: float = 0.07,
+        learn_temperature: bool = True,
+        pseudo_temperature: float = 0.0,
+        learn_pseudo_temperature: bool = True,
+        max_scale: float = 100.0,
+        several_positives: bool = False,
+    ):
         super().__init__()
-        self.max_scale = max_scale
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)), requires_grad=learn_temperature)
+        if max_scale <= 1:
+            raise UserError(f"infonce MAX_SCALE {max_scale:g}: expected more than 1")
+        self.largest, self.several_positives = math.log(max_scale), several_positives
+        self.log_scale = self._scale("TEMPERATURE", temperature, learn_temperature)
+        self.log_pseudo_scale = None
+        if pseudo_temperature:
+            self.log_pseudo_scale = self._scale("PSEUDO_TEMPERATURE", pseudo_temperature, learn_pseudo_temperature)
 
-    def forward(self, video_embed: Tensor, text_embed: Tensor) -> Tensor:
-        """video_embed, text_embed [B, D], of any length (they are normalised here) -> scalar."""
-        scale = self.log_scale.exp().clamp(max=self.max_scale)
-        logits = scale * F.normalize(video_embed, dim=1) @ F.normalize(text_embed, dim=1).T
-        own = torch.arange(len(logits), device=logits.device)
-        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    def _scale(self, key: str, temperature: float, learned: bool) -> nn.Parameter:
+        if temperature <= 0:
+            raise UserError(f"infonce {key} {temperature:g}: expected more than 0, such as 0.07")
+        log_scale = -math.log(temperature)
+        inside = min(max(log_scale, 0.0), self.largest)
+        if inside != log_scale:
+            log.warning("infonce %s %g: begins at %g, for 1 / MAX_SCALE", key, temperature, math.exp(-inside))
+        return nn.Parameter(torch.tensor(inside), requires_grad=learned)
+
+    def forward(self, video_embed: Tensor, text_embed: Tensor, pseudo: Tensor | None = None) -> Tensor:
+        """video_embed [B, D], text_embed [B, D] or [B, K, D], of any length (they are normalised here), pseudo [B] bool
+        -> scalar."""
+        text_embed = text_embed if text_embed.ndim == 3 else text_embed[:, None]
+        samples, texts = text_embed.shape[:2]
+        if texts > 1 and not self.several_positives:
+            raise UserError(
+                f"infonce expects one text a clip, found {texts}: give one, or set SEVERAL_POSITIVES True if all of"
+                " them fit the clip (milnce is for candidates of which some may not)"
+            )
+        logits = similarities(video_embed, text_embed.flatten(0, 1))
+        logits = logits * self._scales(samples, texts, pseudo)
+        own = torch.eye(samples, dtype=torch.bool, device=logits.device).repeat_interleave(texts, 1)  # [B, B * K]
+        return (contrast(logits, own) + contrast(logits.T, own.T)) / 2
+
+    def _scales(self, samples: int, texts: int, pseudo: Tensor | None) -> Tensor:
+        """[B, B * K], or a scalar where all samples have one temperature."""
+        self._clamp()
+        if self.log_pseudo_scale is None:
+            return self.log_scale.exp()
+        if pseudo is None:
+            raise UserError(
+                "infonce PSEUDO_TEMPERATURE: the data set gives no `pseudo`, which texts a machine wrote; set it to 0"
+            )
+        half = torch.where(pseudo.bool(), self.log_pseudo_scale, self.log_scale) / 2  # [B]
+        return (half[:, None] + half.repeat_interleave(texts)[None]).exp()
+
+    @torch.no_grad()
+    def _clamp(self) -> None:
+        for parameter in self.parameters():
+            parameter.clamp_(0.0, self.largest)
+
+    @torch.no_grad()
+    def monitor(self, video_embed: Tensor, text_embed: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """Videos whose nearest text is their own, and all videos."""
+        texts = text_embed.shape[1] if text_embed.ndim == 3 else 1
+        nearest = similarities(video_embed, text_embed.reshape(-1, text_embed.shape[-1])).argmax(1) // texts
+        own = torch.arange(len(nearest), device=nearest.device)
+        return {"top1": ((nearest == own).sum(), len(nearest))}
+
+
+def one_text_each(text_embed: Tensor, loss: str) -> Tensor:
+    """[B, D] of texts [B, D] or [B, 1, D]. Raises `UserError` where clips have several."""
+    if text_embed.ndim == 3 and text_embed.shape[1] > 1:
+        raise UserError(
+            f"{loss} expects one text a clip, found {text_embed.shape[1]}: give one, or choose another loss"
+        )
+    return text_embed.flatten(1)
+
+
+def similarities(videos: Tensor, texts: Tensor) -> Tensor:
+    """Cosines [N, M] of videos [N, D] and texts [M, D]."""
+    return F.normalize(videos, dim=1) @ F.normalize(texts, dim=1).T
+
+
+def contrast(logits: Tensor, positives: Tensor) -> Tensor:
+    """Mean over rows of -log sum of the softmax over the positives. logits [N, M], positives [N, M] bool -> scalar."""
+    own = logits.masked_fill(~positives, -math.inf).logsumexp(1)
+    return (logits.logsumexp(1) - own).mean()

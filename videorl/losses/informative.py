@@ -7,7 +7,7 @@ of Transformers for Robust Action Recognition, NeurIPS 2022 (JunweiLiang/MultiTr
 import torch
 from torch import Tensor, nn
 
-from videorl.registry import LOSSES
+from videorl.registry import LOSSES, UserError
 
 
 @LOSSES.register("informative")
@@ -36,6 +36,8 @@ class Informative(nn.Module):
 
     def _loss(self, features: Tensor) -> Tensor:
         samples, dim = features.shape
+        if samples < 2:
+            raise UserError("informative compares samples: expected two or more in a step, found one")
         centred = features - features.mean(0)
         spread = (1 - (centred.var(0) + 1e-4).sqrt()).relu().mean()
         covariance = centred.T @ centred / (samples - 1)
