@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "spec": set(),
     "registry": set(),
     "dist": {"registry"},
-    "log": set(),
+    "log": {"registry"},
     "metrics": set(),
     "settings": {"registry"},
     "config": {"registry", "spec", "dialect", "settings"},
@@ -148,6 +148,18 @@ def test_imports_follow_the_design():
 )
 def test_import_rule_tells_allowed_from_forbidden(importer, imported, allowed):
     assert _allowed(importer, imported) is allowed
+
+
+def test_what_others_wrote_reaches_no_terminal_as_it_is():
+    """Names of files, labels, tensors go through `log.say` and log lines, which escape what a terminal would obey."""
+    may_print = {"videorl/log.py", "videorl/dist.py", "videorl/engine/watch.py", "tools/make_toy.py"}
+    printing = {
+        _name(path)
+        for path in SOURCES
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+    }
+    assert {name for name in printing if not name.startswith("tools/bench/")} <= may_print
 
 
 def test_no_drawers_for_leftovers():

@@ -7,8 +7,10 @@ import logging
 
 import pytest
 
+from videorl import dist
 from videorl import log as logs
 from videorl.log import Metrics, Progress, duration, log
+from videorl.registry import UserError
 
 ROW = {"step": 3, "epoch": 0.5, "loss": 1.25, "lr": 0.1}
 STATS = {"epoch": "1/2", "iter": "3/6", "loss": 1.23456789, "lr": 1e-7, "eta": "0:00:09", "top1_err": 25.0}
@@ -198,3 +200,37 @@ def test_progress_counts_from_where_a_run_resumed(monkeypatch):
     assert progress.seconds_left() == pytest.approx(4 * 3.0)
     progress.close()
     assert duration(3661.9) == "1:01:01"
+
+
+HOSTILE = "a\x1b[31m\nerror: b\r.mp4\udcff"
+ESCAPED = r"a\x1b[31m\nerror: b\r.mp4\udcff"
+
+
+def test_text_of_others_is_one_line_without_codes(tmp_path, restored, capsys):
+    logs.setup(tmp_path, main=True)
+    logging.getLogger("videorl.video.errors").warning("%s cannot be read", HOSTILE)
+    log.warning(f"{HOSTILE} is odd")
+    try:
+        raise OSError(HOSTILE)
+    except OSError:
+        log.exception("what it said")
+    logs.say(f"1 file: {HOSTILE}")
+    out = capsys.readouterr().out
+    assert out.split("\n")[0].endswith(f"] {ESCAPED} cannot be read")
+    assert out.split("\n")[1].endswith(f"] {ESCAPED} is odd")
+    assert f"1 file: {ESCAPED}\n" in out
+    assert (tmp_path / "stdout.log").read_text().split("\n")[:2] == out.split("\n")[:2]
+    assert all(c.isprintable() or c == "\n" for c in out)
+
+
+def test_errors_and_early_warnings_are_one_line_without_codes(restored, capsys, monkeypatch):
+    with pytest.raises(SystemExit), dist.exit_codes():
+        raise UserError(f"{HOSTILE} does not exist")
+    with pytest.raises(SystemExit), dist.exit_codes():
+        raise dist.Lost(f"rank 1 died at {HOSTILE}")
+    log.handlers.clear()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    log.propagate = True
+    log.warning("%s: no such key", HOSTILE)
+    said = f"error: {ESCAPED} does not exist\nerror: rank 1 died at {ESCAPED}\n{ESCAPED}: no such key\n"
+    assert capsys.readouterr().err == said

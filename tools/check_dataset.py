@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
-from videorl import config, dist
+from videorl import config, dist, log
 from videorl.loading.pool import Workers
 from videorl.prepare import check, files, manifest
 from videorl.registry import DATASETS, UserError
@@ -90,15 +90,15 @@ def run(args: argparse.Namespace) -> check.Report:
         progress,
         manifest.read(args.hash) if verify else None,
     )
-    print(*check.text(report), sep="\n", flush=True)
+    log.say(*check.text(report))
     if args.json:
         args.json.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
     if args.hash and not verify:
         count = manifest.write(args.hash, report.files, check.base_of(splits))
-        print(f"{args.hash}: hashes of {count} files written")
+        log.say(f"{args.hash}: hashes of {count} files written")
     for section, file in zip(report.sections, clean_files):
         count = check.write_clean(section, file)
-        print(f"{file}: {count} good rows written; their paths start from {section.split.root}")
+        log.say(f"{file}: {count} good rows written; their paths start from {section.split.root}")
     return report
 
 

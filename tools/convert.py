@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from videorl import checkpoint, config, convert, dist
+from videorl import checkpoint, config, convert, dist, log
 from videorl.engine import build
 from videorl.registry import UserError
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     state = checkpoint.read(args.source)
     clear = cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN
     weights, audit = convert.fit(model, state, str(args.source), clear=clear)
-    print(audit.text())
+    log.say(*audit.text().split("\n"))
     convert.accept(audit, testing=False, partial=cfg.MODEL.ALLOW_PARTIAL)
     if args.dry_run:
         return
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         checkpoint.save(args.out, content, {"converted_from": str(args.source), "layout": audit.layout})
     except OSError as error:
         raise UserError(f"{args.out} cannot be written: {error.strerror}") from None
-    print(f"{args.out}: {len(weights)} tensors written")
+    log.say(f"{args.out}: {len(weights)} tensors written")
 
 
 if __name__ == "__main__":

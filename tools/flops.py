@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from videorl import config, dist
+from videorl import config, dist, log
 from videorl.engine import info
 from videorl.registry import UserError
 
@@ -27,7 +27,7 @@ def main(words: list[str] | None = None) -> None:
         if args.depth < 0:
             raise UserError(f"--depth {args.depth}: expected 0 (the model alone) or more")
         found = info.model_info(config.load([args.cfg], args.overrides), args.depth)
-        print(as_json(found) if args.json else as_text(found))
+        log.say(*(as_json(found) if args.json else as_text(found)).split("\n"))
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:

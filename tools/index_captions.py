@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
-from videorl import dist
+from videorl import dist, log
 from videorl.data import captions, columns
 from videorl.data.lists import check_paths, read_list
 from videorl.registry import UserError
@@ -30,7 +30,7 @@ def main(words: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     with dist.exit_codes():
         try:
-            print(run(args))
+            log.say(run(args))
         except OSError as error:  # no permission, disk full, disk or network fails
             raise UserError(f"{error}; what was read is kept: run again to go on") from None
 

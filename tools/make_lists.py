@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
-from videorl import dist
+from videorl import dist, log
 from videorl.loading.pool import Workers
 from videorl.prepare import lists
 from videorl.registry import UserError
@@ -34,7 +34,7 @@ def main(words: list[str] | None = None) -> None:
             lists.write(made, args.out)
         except OSError as error:  # of what it writes: a folder where a file is expected, no permission, disk full
             raise UserError(str(error)) from None
-    print(*made.text(), sep="\n")
+    log.say(*made.text())
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:

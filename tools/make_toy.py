@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
+from videorl import log
 from videorl.registry import UserError
 from videorl.toy import narrated, scenes
 
@@ -37,14 +38,14 @@ def main() -> None:
     counts = {split: getattr(args, split) for split in scenes.SPLITS}
     try:
         if args.narrated:
-            print(narrated.make_set(args.out, **how))
+            log.say(narrated.make_set(args.out, **how))
         elif args.multi:
             for kind in MULTI:
-                print(scenes.make_set(args.out / kind, kind=kind, counts=counts, **how))
+                log.say(scenes.make_set(args.out / kind, kind=kind, counts=counts, **how))
         elif args.small:
-            print(scenes.make_set(args.out, kind=scenes.SMALL, counts=counts, **how))
+            log.say(scenes.make_set(args.out, kind=scenes.SMALL, counts=counts, **how))
         else:
-            print(scenes.make_set(args.out, counts=counts, **how))
+            log.say(scenes.make_set(args.out, counts=counts, **how))
     except UserError as error:
         print(f"make_toy: {error}", file=sys.stderr)
         sys.exit(2)

@@ -22,13 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
-from videorl import dist
+from videorl import dist, log
 from videorl.loading.pool import Workers
 from videorl.prepare import chunks
 from videorl.prepare.cut import PRESETS, Encoding
 from videorl.prepare.record import Shard
 from videorl.registry import UserError
-from videorl.video.errors import printable
 
 LISTED = 10
 
@@ -40,7 +39,7 @@ def main(words: list[str] | None = None) -> None:
             outcome = run(args)
         except OSError as error:  # of what it writes: a folder where a file is expected, no permission, disk full
             raise UserError(str(error)) from None
-    print(*report(outcome, args.out), sep="\n")
+    log.say(*report(outcome, args.out))
     raise SystemExit(1 if outcome.bad or outcome.unreadable else 0)
 
 
@@ -102,7 +101,7 @@ def report(outcome: chunks.Outcome, out: Path):
     yield f"{out}: {cut} videos cut, {outcome.before} were finished before, {outcome.bad} bad"
     bad = list(outcome.unreadable.values())
     for row in bad[:LISTED]:
-        yield printable(f"  {row['source']}: {row['stage']}: {row['reason']}")
+        yield f"  {row['source']}: {row['stage']}: {row['reason']}"
     if len(bad) > LISTED:
         yield f"  … and {len(bad) - LISTED} more in bad.jsonl"
     if outcome.left:

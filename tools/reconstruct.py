@@ -31,10 +31,10 @@ from videorl.engine.step import call, to_device
 from videorl.evals.reconstruction import described, errors, pictures
 from videorl.loading.worker import collate
 from videorl.metrics.pixels import Targets, patches, unseen
-from videorl.registry import DATASETS, UserError
+from videorl.registry import DATASETS, UserError, printable
 from videorl.report import reconstructions
 from videorl.spec import Views
-from videorl.video.errors import VideoError, printable
+from videorl.video.errors import VideoError
 
 READS = ("pixels", "visible", "masked")
 # Keys of data sets for a list `path label` of our own; of its single clips the offset makes the middle ones.
@@ -91,14 +91,14 @@ def run(cfg, args: argparse.Namespace) -> None:
     results, unreadable = reconstruct(cfg, model, data, args.count)
     if not results:
         path, reason = next(iter(unreadable.items()), ("the data set", "it is empty"))
-        raise UserError(f"no clip can be read; first: {printable(path)}: {reason}")
+        raise UserError(f"no clip can be read; first: {path}: {reason}")
     legend = LEGEND.format(what=described(Targets.of(config.spec(cfg))))
-    print(table(results), legend, *(f"not read: {printable(p)}: {r}" for p, r in unreadable.items()), sep="\n")
+    log.say(*table(results), legend, *(f"not read: {path}: {reason}" for path, reason in unreadable.items()))
     try:
         write(args, cfg, results, unreadable)
     except OSError as error:
         raise UserError(f"{args.out} cannot be written: {error.strerror}; name another folder with --out") from None
-    print(f"{args.out / 'index.html'}: written, and {len(results)} PNG beside it")
+    log.say(f"{args.out / 'index.html'}: written, and {len(results)} PNG beside it")
 
 
 def loaded(cfg, file: Path) -> torch.nn.Module:
@@ -171,14 +171,14 @@ def _facts(found: dict, made: torch.Tensor, batch: dict, patch: tuple[int, int, 
     }
 
 
-def table(results: list[Result]) -> str:
+def table(results: list[Result]) -> list[str]:
     width = max(len(printable(result.path)) for result in results)
     names = list(results[0].facts)
     rows = [" " * width + "".join(f"  {name}" for name in names)]
     for result in results:
         cells = "".join(f"  {result.facts[name]:>{len(name)}}" for name in names)
         rows.append(f"{printable(result.path):{width}}{cells}")
-    return "\n".join(rows)
+    return rows
 
 
 def write(args: argparse.Namespace, cfg, results: list[Result], unreadable: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from videorl import config, dist
+from videorl import config, dist, log
 from videorl.registry import UserError
 
 
@@ -20,7 +20,7 @@ def main(words: list[str] | None = None) -> None:
     args = parse(words)
     with dist.exit_codes(args.debug):
         if args.help_config is not None:
-            print(config.describe(args.help_config, args.cfg or []))
+            log.say(*config.describe(args.help_config, args.cfg or []).split("\n"))
             return
         if not args.cfg and not args.overrides:
             raise UserError("nothing to run: name a config, e.g. --cfg configs/toy/mvit.yaml")

@@ -19,10 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from videorl import checkpoint, config, convert, dist, log, search
 from videorl.data.text import Tokenizer
 from videorl.engine import build
-from videorl.registry import MODELS, UserError
+from videorl.registry import MODELS, UserError, printable
 from videorl.search import cache, embed, page
 from videorl.video import folder
-from videorl.video.errors import printable
 
 
 def main(words: list[str] | None = None) -> None:
@@ -94,10 +93,10 @@ def run(cfg, args: argparse.Namespace) -> None:
     hits = search.ranked(text, kept.videos, seconds=embedder.seconds, top=args.top, per_video=args.per_video)
     windows = sum(len(video.starts) for video in kept.videos.values())
     notes = [f"best of {windows} windows of {len(kept.videos)} videos", *notes]
-    print(table(hits), *notes, *listed(unreadable), sep="\n")
+    log.say(*table(hits), *notes, *listed(unreadable))
     tiles = [page.tile(args.folder, hit, cfg.DATA.MAX_PIXELS) for hit in hits]
     page.write(args.out, args.query, tiles, notes=notes, unreadable=unreadable)
-    print(f"{args.out}: written")
+    log.say(f"{args.out}: written")
 
 
 def loaded(cfg, file: Path) -> embed.Embedder:
@@ -108,16 +107,16 @@ def loaded(cfg, file: Path) -> embed.Embedder:
     return embedder
 
 
-def table(hits: list[search.Hit]) -> str:
+def table(hits: list[search.Hit]) -> list[str]:
     width = max([len(printable(hit.path)) for hit in hits] + [len("video")])
     rows = [f"{k:4}  {hit.score:9.3f}  {printable(hit.path):{width}}  {hit.time}" for k, hit in enumerate(hits, 1)]
-    return "\n".join([f"{'rank':>4}  {'score':>9}  {'video':{width}}  time", *rows])
+    return [f"{'rank':>4}  {'score':>9}  {'video':{width}}  time", *rows]
 
 
 def listed(unreadable: dict[str, str]) -> list[str]:
     if not unreadable:
         return []
-    rows = [printable(f"  {path}: {reason}") for path, reason in sorted(unreadable.items())]
+    rows = [f"  {path}: {reason}" for path, reason in sorted(unreadable.items())]
     return [f"{len(unreadable)} file(s) that cannot be read, wholly or in part:", *rows]
 
 

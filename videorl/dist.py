@@ -19,7 +19,7 @@ from urllib.parse import urlparse
 import torch
 import torch.distributed as td
 
-from videorl.registry import UserError
+from videorl.registry import UserError, printable
 
 EXIT_USER_ERROR = 2
 EXIT_LOST = 70  # EX_SOFTWARE: another process of the run died or hangs
@@ -116,7 +116,7 @@ def _spawn(job, init_method, gpus, shards, shard_id, backend, timeout, facts) ->
             how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with code {error.exit_code}"
             raise Lost(f"rank {shard_id * gpus + error.error_index} {how}; the others were stopped") from None
         except torch.multiprocessing.ProcessRaisedException as error:
-            print(error, file=sys.stderr)
+            print(*map(printable, str(error).split("\n")), sep="\n", file=sys.stderr)
             rank_ = shard_id * gpus + error.error_index
             raise Lost(f"rank {rank_} raised the error above; the others were stopped") from None
         finally:
@@ -142,7 +142,7 @@ def exit_codes(debug: bool = False):
     except (UserError, Lost) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_LOST) from None
 
 

@@ -13,7 +13,34 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from videorl.registry import printable
+
 log = logging.getLogger("videorl")
+
+
+def say(*lines: str) -> None:
+    """Prints what a command has found."""
+    print(*map(printable, lines), sep="\n", flush=True)
+
+
+class _Printable(logging.Formatter):
+    """Each record is one line without codes that a terminal obeys, whoever wrote what stands in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei) -> str:
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
+
+
+logging.lastResort.setFormatter(_Printable())  # prints warnings before `setup`, and of tools without it
+
+
+def table(title: str, text: str) -> None:
+    """Logs a text of several lines."""
+    for line in (title, *text.split("\n")):
+        log.info("%s", line)
 
 
 def setup(folder: Path | None, main: bool) -> None:
@@ -30,7 +57,7 @@ def setup(folder: Path | None, main: bool) -> None:
 
 
 def _add(handler: logging.Handler) -> None:
-    handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%m-%d %H:%M:%S"))
+    handler.setFormatter(_Printable("[%(asctime)s] %(message)s", "%m-%d %H:%M:%S"))
     log.addHandler(handler)
 
 

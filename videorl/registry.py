@@ -19,8 +19,16 @@ from pathlib import Path
 REQUIRED = inspect.Parameter.empty
 
 
+def printable(text: str) -> str:
+    """One line: names of files, and whatever others wrote, may hold line breaks and codes that a terminal obeys."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class UserError(Exception):
     """A mistake of the user: one line that says what was expected, what was found and what to change."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 @dataclass(frozen=True)

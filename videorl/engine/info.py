@@ -1,7 +1,6 @@
 """Parameters and multiply-adds of a model, by part."""
 
 import inspect
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +10,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from videorl import config
+from videorl import config, log
 from videorl.clip.masks import lengths, token_grid
 from videorl.registry import MODELS, UserError
 from videorl.spec import Spec
-
-log = logging.getLogger("videorl")
 
 LAYER_NORM = torch.ops.aten.native_layer_norm
 LAYER_NORM_COST = 5  # of an element, by fvcore's rule
@@ -152,7 +149,7 @@ def published_text(info: Info) -> str:
 
 def log_model_info(cfg) -> None:
     info = model_info(cfg)
-    log.info("one clip, forward:\n%s\n%s", table(info), published_text(info))
+    log.table("one clip, forward:", f"{table(info)}\n{published_text(info)}")
 
 
 def peak(device: str) -> float:

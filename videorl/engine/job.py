@@ -43,7 +43,7 @@ def run_phases(cfg) -> None:
             run.note(folder, {"finished": run.now()})
             log.attempt("report.html", lambda: _report(folder))
             if cfg.TEST.ENABLE and results:
-                logger.info("results\n%s", evaluate.table(results))
+                log.table("results", evaluate.table(results))
 
 
 def _clear(folder: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from videorl import dist
 from videorl.log import attempt
+from videorl.registry import printable
 
 log = logging.getLogger("videorl")
 
@@ -128,7 +129,8 @@ class Watch:
         """Ends a process whose main thread hangs, which no exception can do."""
         others = self._who_is_lost() if dist.world_size() > 1 else ""
         self._write(ended=why)
-        print(f"error: rank {dist.rank()} {why}, at {self.doing}{others and '; ' + others}", file=sys.stderr)
+        said = f"error: rank {dist.rank()} {why}, at {self.doing}{others and '; ' + others}"
+        print(printable(said), file=sys.stderr)
         faulthandler.dump_traceback(file=sys.stderr)
         sys.stderr.flush()
         os._exit(dist.EXIT_LOST)

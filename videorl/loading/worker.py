@@ -18,7 +18,7 @@ import torch
 from videorl.clip.regions import end_to_end
 from videorl.loading.memory import pack
 from videorl.loading.quarantine import Bad
-from videorl.registry import UserError
+from videorl.registry import UserError, printable
 from videorl.video.errors import VideoError
 
 NEIGHBOURS = 16  # samples, from a bad one on, that training tries before it looks all over the data set
@@ -104,7 +104,7 @@ class Fetch:
         except UserError:
             raise
         except Exception as error:
-            raise _failed(f"sample {i} ({path})", error) from None
+            raise _failed(f"sample {i} ({printable(path)})", error) from None
         finally:
             self.note(IDLE)
         return items if isinstance(items, list) else [items]

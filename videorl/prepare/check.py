@@ -23,7 +23,6 @@ from videorl.prepare.files import Facts, Look, Progress, find_equal, scan, silen
 from videorl.prepare.manifest import Manifest, difference, refuse_existing
 from videorl.registry import Entry, UserError
 from videorl.spec import Clip, Spec
-from videorl.video.errors import printable
 
 KINDS = {
     "broken": "rows that are no path and label",
@@ -390,8 +389,8 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def text(report: Report) -> Iterator[str]:
-    """The lines of the report: a table of counts, the first findings of each kind, statistics. All can be printed."""
-    yield from map(printable, itertools.chain(_table(report), *map(_details, report.sections)))
+    """The lines of the report: a table of counts, the first findings of each kind, statistics."""
+    yield from itertools.chain(_table(report), *map(_details, report.sections))
 
 
 def _table(report: Report) -> Iterator[str]:

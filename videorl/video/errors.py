@@ -5,6 +5,8 @@ import logging
 from contextlib import contextmanager
 from pathlib import Path
 
+from videorl.registry import printable
+
 _log = logging.getLogger(__name__)
 
 
@@ -22,11 +24,6 @@ class VideoError(Exception):
         return printable(f"{self.path}: {self.stage}: {self.reason}")
 
 
-def printable(text: str) -> str:
-    """One line: names of files and what decoders say may hold line breaks and codes that a terminal obeys."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 @contextmanager
 def at_stage(path: str, stage: str):
     """Decoders raise a dozen types of errors on damaged files; here each becomes a VideoError."""
@@ -41,4 +38,4 @@ def at_stage(path: str, stage: str):
 
 @functools.lru_cache(maxsize=10_000)
 def log_once(line: str) -> None:
-    _log.warning(printable(line))
+    _log.warning("%s", line)
