@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from videorl import config, dialect, registry
@@ -172,6 +173,10 @@ COMBINED = {
     "MVIT.Q_POOL_ALL": ("True", {"MVIT.POOL_Q_STRIDE": [[0, 1, 1, 1], [1, 1, 2, 2], [2, 1, 1, 1], [3, 1, 2, 2]]}),
     "TEST.NUM_TEMPORAL_CLIPS": ("[2, 6]", {"TEST.NUM_ENSEMBLE_VIEWS": 2, "EVALS.test_6_clips.CLIPS": 6}),
     "GLOBAL_BATCH_SIZE": ("128", {"TRAIN.GRAD_ACCU_NUM_BATCH": 4}),
+    "TIMESFORMER.PRETRAINED_MODEL": (
+        "k.pyth",
+        {"TRAIN.CHECKPOINT_FILE_PATH": "k.pyth", "TRAIN.CHECKPOINT_EPOCH_RESET": True},
+    ),
 }
 
 
@@ -191,7 +196,7 @@ def test_not_read_without_its_switch(name, said):
     assert lines_of(said, name) == [f"ignored ({needs} is off)"]
 
 
-@pytest.mark.parametrize("name", dialect.MODEL_NAMES)
+@pytest.mark.parametrize("name", [name for name, ours in dialect.MODEL_NAMES.items() if ours is None])
 def test_models_that_are_not_here(name, said):
     asked = [setting("MODEL.MODEL_NAME", name), setting("MASK.ENABLE", True), setting("AUG.MASK_RATIO", 0.9)]
     with pytest.raises(UserError) as error:
@@ -210,17 +215,17 @@ def test_a_model_becomes_available_by_one_line(name, with_models, said):
 def test_the_keys_of_a_registered_model_are_its_own(monkeypatch, said):
     class Other:
         """Keys:
-        attention_type: how
+        norm_stem: how
         """
 
-        def __init__(self, spec, *, attention_type: str = "a"): ...
+        def __init__(self, spec, *, norm_stem: str = "a"): ...
 
     monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
-    MODELS.register("Other", node="TIMESFORMER")(Other)
-    cfg = config.load(overrides=["TIMESFORMER.ATTENTION_TYPE", "b", "TIMESFORMER.PRETRAINED_MODEL", "x"])
-    assert cfg.TIMESFORMER.ATTENTION_TYPE == "b"
-    assert not lines_of(said, "TIMESFORMER.ATTENTION_TYPE")
-    assert len(lines_of(said, "TIMESFORMER.PRETRAINED_MODEL")) == 1
+    MODELS.register("Other", node="MVIT")(Other)
+    cfg = config.load(overrides=["MVIT.NORM_STEM", "b", "MVIT.PATCH_2D", "False"])
+    assert cfg.MVIT.NORM_STEM == "b"
+    assert not lines_of(said, "MVIT.NORM_STEM")
+    assert len(lines_of(said, "MVIT.PATCH_2D")) == 1
 
 
 # --- published files -------------------------------------------------------------------------------------------------
@@ -259,8 +264,101 @@ def _reads_back_silently(cfg, said, folder: Path) -> None:
 
 
 def test_files_of_models_that_are_not_here_fail_in_one_line():
-    assert "is not available in this version (known: " in refusal(ROOT / "tests/dialect/timesformer.yaml")
     assert "of the masked pre-trainings only that of MAE is here" in refusal(ROOT / "tests/dialect/maskfeat_pt.yaml")
+
+
+SSV2 = {
+    "MODEL": {"NUM_CLASSES": 174},
+    "DATA": {
+        "INV_UNIFORM_SAMPLE": True,
+        "RANDOM_FLIP": False,
+        "REVERSE_INPUT_CHANNEL": True,
+        "PATH_PREFIX": "/path/to/ssv2/frames/",
+    },
+    "TRAIN": {"DATASET": "ssv2"},
+    "TEST": {"DATASET": "ssv2"},
+}
+# TimeSformer's ten files: attention, frames, pixels, then what differs elsewhere from the first.
+TIMESFORMER = {
+    "Kinetics/TimeSformer_divST_8x32_224": ("divided_space_time", 8, 224, {}),
+    "Kinetics/TimeSformer_divST_8x32_224_4gpus": ("divided_space_time", 8, 224, {"NUM_GPUS": 4}),
+    "Kinetics/TimeSformer_divST_8x32_224_TEST": ("divided_space_time", 8, 224, {"TRAIN": {"ENABLE": False}}),
+    "Kinetics/TimeSformer_divST_96x4_224": ("divided_space_time", 96, 224, {"DATA": {"SAMPLING_RATE": 4}}),
+    "Kinetics/TimeSformer_divST_16x16_448": ("divided_space_time", 16, 448, {"DATA": {"SAMPLING_RATE": 16}}),
+    "Kinetics/TimeSformer_jointST_8x32_224": ("joint_space_time", 8, 224, {}),
+    "Kinetics/TimeSformer_spaceOnly_8x32_224": ("space_only", 8, 224, {}),
+    **{
+        f"SSv2/TimeSformer_divST_{name}": ("divided_space_time", frames, size, SSV2)
+        for name, frames, size in (("8_224", 8, 224), ("16_448", 16, 448), ("64_224", 64, 224))
+    },
+}  # fmt: skip
+
+
+def timesformer_settings(attention: str, frames: int, size: int, other: dict) -> dict:
+    first = {
+        "TRAIN": {"ENABLE": True, "DATASET": "kinetics", "BATCH_SIZE": 8, "EVAL_PERIOD": 5, "AUTO_RESUME": True},
+        "DATA": {"PATH_TO_DATA_DIR": "/path/to/kinetics/", "NUM_FRAMES": frames, "SAMPLING_RATE": 32,
+                 "TRAIN_JITTER_SCALES": [448, 512] if size == 448 else [256, 320], "TRAIN_CROP_SIZE": size,
+                 "TEST_CROP_SIZE": size, "INPUT_CHANNEL_NUM": [3]},
+        "TIMESFORMER": {"ATTENTION_TYPE": attention},
+        "SOLVER": {"BASE_LR": 0.005, "LR_POLICY": "steps_with_relative_lrs", "STEPS": [0, 11, 14],
+                   "LRS": [1, 0.1, 0.01], "MAX_EPOCH": 15, "WEIGHT_DECAY": "1e-4", "OPTIMIZING_METHOD": "sgd"},
+        "MODEL": {"MODEL_NAME": "vit_base_patch16_224", "NUM_CLASSES": 400, "ARCH": "vit",
+                  "LOSS_FUNC": "cross_entropy", "DROPOUT_RATE": 0.5},
+        "TEST": {"DATASET": "kinetics", "BATCH_SIZE": 8, "NUM_ENSEMBLE_VIEWS": 1, "NUM_SPATIAL_CROPS": 3},
+        "NUM_GPUS": 8, "NUM_SHARDS": 1, "RNG_SEED": 0, "OUTPUT_DIR": ".",
+    }  # fmt: skip
+    for node, value in other.items():
+        first[node] = {**first[node], **value} if isinstance(value, dict) else value
+    return first
+
+
+@pytest.mark.parametrize("name", TIMESFORMER)
+def test_files_of_timesformer_build_the_published_model(name, tmp_path):
+    attention, frames, size, other = TIMESFORMER[name]
+    file = tmp_path / f"{Path(name).stem}.yaml"
+    file.write_text(yaml.safe_dump(timesformer_settings(attention, frames, size, other)))
+    cfg = config.load([file])
+    entry, values = config.component(cfg, MODELS, cfg.MODEL.MODEL_NAME)
+    with torch.device("meta"):
+        model = entry(config.spec(cfg), values=values)
+    time = {"divided_space_time": 35_453_952, "joint_space_time": 0, "space_only": -8 * 768}[attention]
+    places = (size // 16) ** 2 - 14**2 + (frames - 8 if attention != "space_only" else 0)
+    classes = cfg.MODEL.NUM_CLASSES - 400
+    found = sum(p.numel() for p in model.parameters())
+    # The published count of divided attention, 8 frames of 224 pixels and 400 classes, and what differs from it.
+    assert found == 121_566_352 - 35_453_952 + time + 768 * places + 769 * classes
+    assert [block.drop_path.rate for block in model.blocks][-1] == 0.1
+    assert cfg.MODEL.DROPOUT_RATE == 0, "its classifier has no dropout, whatever the file says"
+    assert cfg.TRAIN.GRAD_ACCU_NUM_BATCH == 8
+
+
+def test_what_timesformer_does_beside_its_keys_gives_way():
+    file = ROOT / "tests/dialect/timesformer.yaml"
+    words = [
+        "MODEL.DROPOUT_RATE",
+        "0.3",
+        "TIMESFORMER.DROPPATH_RATE",
+        "0.2",
+        "TIMESFORMER.PRETRAINED_MODEL",
+        "k400.pyth",
+    ]
+    cfg = config.load([file], words)
+    assert (cfg.MODEL.DROPOUT_RATE, cfg.TIMESFORMER.DROPPATH_RATE) == (0.3, 0.2)
+    assert (cfg.TRAIN.CHECKPOINT_FILE_PATH, cfg.TRAIN.CHECKPOINT_EPOCH_RESET) == ("k400.pyth", True)
+
+
+@pytest.mark.parametrize("name", ["SlowFast", ""])
+def test_slowfast_beside_timesformer_is_refused_in_one_line(name, tmp_path):
+    """Three of its four files name the model, the one for SSv2 leaves that to a default."""
+    other = {"MODEL": {"ARCH": "slowfast", "MODEL_NAME": name}, "DATA": {"INPUT_CHANNEL_NUM": [3, 3]}}
+    settings = timesformer_settings("divided_space_time", 32, 224, other)
+    settings |= {"SLOWFAST": {"ALPHA": 8, "BETA_INV": 8}, "RESNET": {"DEPTH": 50}, "BN": {"USE_PRECISE_STATS": True}}
+    settings["MODEL"] = {key: value for key, value in settings["MODEL"].items() if value}
+    file = tmp_path / "slowfast.yaml"
+    file.write_text(yaml.safe_dump({key: value for key, value in settings.items() if key != "TIMESFORMER"}))
+    assert "SlowFast" in (said := refusal(file))
+    assert "not available in this version" in said
 
 
 @pytest.mark.parametrize("name", ["mae_pretrain", "vit_finetune"])

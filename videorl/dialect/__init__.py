@@ -59,6 +59,12 @@ def _check_model(last: Last, rules: Mapping[str, Rule]) -> None:
     if name in MODEL_NAMES and name not in MODELS:
         known = ", ".join(sorted(MODELS))
         raise UserError(f"{setting.where}: MODEL.MODEL_NAME: {name} is not available in this version (known: {known})")
+    arch = last.get("MODEL.ARCH")
+    if setting is None and arch and arch.value in pyslowfast.CONVOLUTIONAL:
+        raise UserError(
+            f"{arch.where}: MODEL.ARCH {arch.value} without MODEL.MODEL_NAME means SlowFast, which is not available in"
+            " this version"
+        )
 
 
 def _tell(last: Last, rules: Mapping[str, Rule]) -> list[str]:

@@ -17,6 +17,8 @@ MODELS = dict.fromkeys(
     ]
 )
 
+CONVOLUTIONAL = ("2d", "c2d", "c2d_nopool", "i3d", "i3d_nopool", "slow", "slowfast", "x3d")  # values of MODEL.ARCH
+
 NOT_INFLATED = "weights are taken by name and shape; those of image models are not inflated"
 NOT_READ = "PySlowFast does not read it for videos"
 OTHER_MODEL = "no model of this version reads it"

@@ -2,8 +2,11 @@
 
 from videorl.dialect.rules import Combined, Ignored, Last, Made, Renamed, Rule, Unsupported, given, rows
 
-# Published model -> the registered one; None: not in this version.
-MODELS = {"vit_base_patch16_224": None}
+MODELS = {"vit_base_patch16_224": "TimeSformer"}  # published model -> the registered one
+AS_PUBLISHED = (
+    "TIMESFORMER.DROPPATH_RATE 0.1 and MODEL.DROPOUT_RATE 0, as in TimeSformer's code; what it fetches, timm's ImageNet"
+    " weights of this model, TRAIN.CHECKPOINT_FILE_PATH must name (with TRAIN.CHECKPOINT_EPOCH_RESET True)"
+)
 
 OWN_AUGMENTATION = "the augmentation of DeiT is not here; see node AUG"
 
@@ -17,13 +20,38 @@ RULES: dict[str, Rule] = {
     "DATA.TEMPORAL_EXTENT": Ignored("nothing reads it; see NUM_FRAMES and SAMPLING_RATE"),
     "DATA.DEIT_TRANSFORMS": Unsupported(OWN_AUGMENTATION, off=(False,), refused=True),
     **rows("DATA", "COLOR_JITTER AUTO_AUGMENT RE_PROB", Ignored("read with DEIT_TRANSFORMS alone")),
-    **rows("TIMESFORMER", "ATTENTION_TYPE PRETRAINED_MODEL", Unsupported("no model of this version reads it")),
+    "TIMESFORMER.PRETRAINED_MODEL": Combined("TRAIN.CHECKPOINT_FILE_PATH and TRAIN.CHECKPOINT_EPOCH_RESET"),
 }
 
 
 def made(last: Last) -> list[Made]:
-    """GLOBAL_BATCH_SIZE, 64 where a file does not say it, asks for as many micro-batches as fill it."""
+    """What TimeSformer's code does beside its keys."""
     published = "MODEL.MODEL_NAME" in last and last["MODEL.MODEL_NAME"].value in MODELS
+    return (_as_published(last) if published else []) + _start(last) + _step(last, published)
+
+
+def _as_published(last: Last) -> list[Made]:
+    """Settings that its code holds; they give way to those of the command line."""
+    name, dropout = "MODEL.MODEL_NAME", "MODEL.DROPOUT_RATE"
+    found = [Made("TIMESFORMER.DROPPATH_RATE", 0.1, (name,), AS_PUBLISHED, front=True)]
+    if dropout not in last or last[dropout].line:
+        found.append(Made(dropout, 0.0, (name, dropout)))
+    return found
+
+
+def _start(last: Last) -> list[Made]:
+    """PRETRAINED_MODEL: a file to take the weights of."""
+    name = "TIMESFORMER.PRETRAINED_MODEL"
+    if not given(last, name, ""):
+        return []
+    return [
+        Made("TRAIN.CHECKPOINT_FILE_PATH", last[name].value, (name,)),
+        Made("TRAIN.CHECKPOINT_EPOCH_RESET", True, (name,)),
+    ]
+
+
+def _step(last: Last, published: bool) -> list[Made]:
+    """GLOBAL_BATCH_SIZE, 64 where a file does not say it, asks for as many micro-batches as fill it."""
     if "GLOBAL_BATCH_SIZE" not in last and (not published or "TRAIN.GRAD_ACCU_NUM_BATCH" in last):
         return []
     batch = given(last, "TRAIN.BATCH_SIZE", 64) * given(last, "NUM_SHARDS", 1)

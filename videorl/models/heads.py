@@ -5,7 +5,7 @@ Liang et al., Multi-dataset Training of Transformers for Robust Action Recogniti
 and an expander in front of the informative loss.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -33,16 +33,17 @@ class LinearHead(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, dropout, linear."""
+    """Linear, GELU or another activation, dropout, linear."""
 
-    def __init__(self, dim: int, hidden: int, dim_out: int, dropout: float = 0.0):
+    def __init__(self, dim: int, hidden: int, dim_out: int, dropout: float = 0.0, activation: Callable = F.gelu):
         super().__init__()
+        self.activation = activation
         self.fc1 = nn.Linear(dim, hidden)
         self.dropout = nn.Dropout(dropout)
         self.fc2 = nn.Linear(hidden, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.dropout(F.gelu(self.fc1(x))))
+        return self.fc2(self.dropout(self.activation(self.fc1(x))))
 
 
 class MultiHead(nn.Module):

@@ -257,16 +257,19 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch for a whole sample with probability `rate`, and scales up the branches it keeps."""
+    """Drops a residual branch for a whole sample with probability `rate`, and scales up the branches it keeps.
+
+    `shape`: that of what is kept or dropped as one, where it is not the sample.
+    """
 
     def __init__(self, rate: float):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         if not self.training or self.rate == 0:
             return x
-        kept = x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - self.rate)
+        kept = x.new_empty(shape or (x.shape[0], 1, 1)).bernoulli_(1 - self.rate)
         return x * (kept / (1 - self.rate))
 
 
