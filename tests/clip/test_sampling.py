@@ -1,6 +1,7 @@
 import random
 from math import floor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,3 +209,22 @@ def test_an_empty_video_and_a_wrong_view_are_refused():
         sampling.uniform_test(0, frames=4)
     with pytest.raises(UserError, match=r"expected 0\.\.2"):
         sampling.dense_view(10, 30.0, frames=4, rate=2, view=3, views=3)
+
+
+def test_frames_of_spans_equal_lavila():
+    inputs, expected = load("ego4d_chunked_clips")
+    found = [sampling.span_parts(first, end, frames=frames).tolist() for first, end, frames in inputs["frame_ids"]]
+    assert found == expected["frame_ids"]
+    jitter = inputs["jitter"]
+    rng, span = NumpyRandom(jitter["numpy_seed"]), (jitter["start"], jitter["end"])
+    drawn = [sampling.span_parts(*span, frames=jitter["segments"], rng=rng).tolist() for _ in range(jitter["repeats"])]
+    assert drawn == expected["jitter"]
+
+
+def test_frames_of_spans_equal_avion():
+    inputs, expected = load("avion_frame_ids")
+    for case, ids in zip(inputs["cases"], expected["ids"], strict=True):
+        rng = np.random.RandomState(case["numpy_seed"]) if case["jitter"] else None
+        rng = rng and SimpleNamespace(random=rng.rand)
+        found = sampling.span_middles(case["start"], case["end"], frames=case["segments"], rng=rng)
+        assert found.tolist() == ids

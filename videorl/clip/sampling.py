@@ -7,6 +7,9 @@ a *sparse* one a frame from each of `frames` parts of equally many whole frames.
 Every function takes the number `n >= 1` of frames of the video and returns int64 [frames] in 0..n-1, never falling.
 Rules of PySlowFast (datasets/decoder.py) as its fork MultiTrain computes them for decord; of MCG-NJU/VideoMAE,
 OpenGVLab/VideoMAEv2 and deepglint/V-SWIFT.
+
+Clips of a span of frames, for narrations, are rules of facebookresearch/LaViLa (`span_parts`) and of
+zhaoyue-zephyrus/AVION (`span_middles`): these take a first frame and an end instead of `n`.
 """
 
 import math
@@ -89,6 +92,28 @@ def sparse_view(n: int, *, frames: int, view: int, views: int) -> np.ndarray:
 def _padded(n: int, frames: int) -> np.ndarray:
     """All frames of a video of fewer than `frames`, after repeats of the first."""
     return np.maximum(np.arange(frames) - (frames - n), 0)
+
+
+def span_parts(first: int, end: int, *, frames: int, rng=None) -> np.ndarray:
+    """The middle frame of each of `frames` parts of first..end-1, or with `rng` a random one, both ends included.
+
+    A span of fewer frames repeats some. `rng`: anything with `integers(low, high)`, high excluded.
+    """
+    part = (end - first - 1) / frames
+    edges = first + np.round(part * np.arange(frames + 1)).astype(np.int64)
+    low, high = edges[:-1], edges[1:]
+    if rng is None:
+        return (low + high) // 2
+    return np.array([int(rng.integers(a, max(a, b) + 1)) for a, b in zip(low, high)], np.int64)
+
+
+def span_middles(first: int, end: int, *, frames: int, rng=None) -> np.ndarray:
+    """The middles of `frames` equal parts of first..end; with `rng`, anything with `random(size)`, moved about there."""
+    edges = np.linspace(first, end, frames + 1)
+    middles = (edges[:-1] + edges[1:]) / 2
+    if rng is not None:
+        middles += (rng.random(frames) - 0.5) * (end - first - 1) / frames
+    return middles.astype(np.int64)
 
 
 def clip_length(fps: float, *, frames: int, rate: int, target_fps: float) -> float:

@@ -1,0 +1,91 @@
+"""Long videos that are kept in chunks: `<video>.mp4/<first second>.mp4`, as LaViLa and AVION keep Ego4D.
+
+Frames are counted from the first frame of the chunk that a reading begins in, and go on through the chunks after it.
+"""
+
+import bisect
+import os
+from contextlib import ExitStack
+
+import torch
+
+from videorl.spec import Reading
+from videorl.video.errors import VideoError
+from videorl.video.frame_cache import open_cached
+
+
+class ChunkedVideo:
+    """The frames of a video from the chunk on that holds `second`; use it in a `with` statement.
+
+    `seconds`: length of a chunk. `start`: the second at which frame 0 is shown. `fps`: of the first chunk. Chunks are
+    opened as frames of theirs are asked for. Raises `VideoError` where the first chunk is not there, where one is
+    missing between two, and what reading a chunk raises.
+    """
+
+    def __init__(self, folder: str, seconds: int, second: float, reading: Reading):
+        self.folder, self.seconds, self.reading = folder, seconds, reading
+        self.start = int(second // seconds) * seconds
+        self._stack = ExitStack()
+        self._chunks, self._ends = [], []  # opened ones, and the number of the frame after the last of each
+        if not self._open_next():
+            raise VideoError(self._path(self.start), "open", f"no such chunk; {self._present()}")
+        self.fps = self._chunks[0].fps
+
+    def __enter__(self) -> "ChunkedVideo":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stack.close()
+
+    def reaches(self, number: int) -> bool:
+        """Whether the video has a frame of this number. Opens the chunks up to it."""
+        while number >= self._ends[-1] and self._open_next():
+            pass
+        return number < self._ends[-1]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the chunks opened so far: of the video, if `reaches` has said no."""
+        return self._ends[-1]
+
+    def frames(self, numbers: list[int]) -> torch.Tensor:
+        """Frames [T, H, W, 3], uint8 RGB, for T >= 1 rising numbers."""
+        places: dict[int, list[int]] = {}
+        for number in numbers:
+            if not self.reaches(number):
+                raise VideoError(self.folder, "decode", f"frame {number} of {self.num_frames} from {self.start} s on")
+            chunk = bisect.bisect_right(self._ends, number)
+            places.setdefault(chunk, []).append(number - (self._ends[chunk - 1] if chunk else 0))
+        parts = [self._chunks[chunk].frames(own) for chunk, own in places.items()]
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise VideoError(self.folder, "decode", f"chunks of different sizes from {self.start} s on")
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _open_next(self) -> bool:
+        """Opens the chunk after the last one; False if the video ends there."""
+        second = self.start + self.seconds * len(self._chunks)
+        path = self._path(second)
+        if not os.path.exists(path):
+            self._expect_none_after(second)
+            return False
+        chunk = self._stack.enter_context(open_cached(path, self.reading))
+        self._chunks.append(chunk)
+        self._ends.append(chunk.num_frames + (self._ends[-1] if self._ends else 0))
+        return True
+
+    def _expect_none_after(self, second: int) -> None:
+        if self._chunks and any(start > second for start in self._starts()):
+            raise VideoError(self._path(second), "open", f"a chunk is missing; {self._present()}")
+
+    def _path(self, second: int) -> str:
+        return os.path.join(self.folder, f"{second}.mp4")
+
+    def _starts(self) -> list[int]:
+        names = (os.path.splitext(name) for name in os.listdir(self.folder)) if os.path.isdir(self.folder) else ()
+        return sorted(int(stem) for stem, extension in names if extension == ".mp4" and stem.isdecimal())
+
+    def _present(self) -> str:
+        starts = self._starts()
+        if not starts:
+            return f"{self.folder} holds no chunks" if os.path.isdir(self.folder) else f"{self.folder} is no folder"
+        return f"{self.folder} holds {len(starts)}, from {starts[0]} s to {starts[-1]} s"
