@@ -108,6 +108,24 @@ def test_test_views_equal_pyslowfast():
         assert (in_bytes - transforms.test_view(levels, **view)).abs().max() <= 1.01  # grey levels, on pure noise
 
 
+def test_test_views_equal_lavila():
+    """Validation, and clips of two frames each with three crops; published on normalised float frames."""
+    case = load_case(GOLDEN / "data" / "lavila_transforms.pt")
+    config, expected = case["config"], case["expected"]
+    frames, size = case["inputs"]["frames"], config["size"]
+    mean, std = (torch.tensor(config[name]).view(3, 1, 1, 1) for name in ("mean", "std"))
+
+    def view(chosen, position):
+        made = transforms.test_view(chosen, short_side=size, size=size, position=position, antialias=True)
+        return (made.transpose(0, 1) - mean) / std
+
+    assert_close(view(frames, 1), expected["validation"], *limits(case))
+    views = [view(frames[k : k + 2], position) for k in (0, 2) for position in range(3)]
+    assert len(views) == len(expected["views"])
+    for found, wanted in zip(views, expected["views"]):
+        assert_close(found, wanted, *limits(case))
+
+
 def test_random_crops_equal_pyslowfast_for_the_same_draws():
     case = load_case(GOLDEN / "data" / "train_augmentation.pt")
     frames = (case["inputs"]["frames"] / 255 - 0.45) / 0.225

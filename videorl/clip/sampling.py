@@ -108,7 +108,7 @@ def span_parts(first: int, end: int, *, frames: int, rng=None) -> np.ndarray:
 
 
 def span_middles(first: int, end: int, *, frames: int, rng=None) -> np.ndarray:
-    """The middles of `frames` equal parts of first..end; with `rng`, anything with `random(size)`, moved about there."""
+    """The middles of `frames` equal parts of first..end, with `rng` moved about: anything with `random(size)`."""
     edges = np.linspace(first, end, frames + 1)
     middles = (edges[:-1] + edges[1:]) / 2
     if rng is not None:

@@ -10,7 +10,7 @@ comes first and pixels stay uint8, which is several times as fast. What that cha
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -146,12 +146,19 @@ def _noise_levels(mean, std) -> np.ndarray:
     return to_uint8(np.float32(mean) + np.float32(std) * quantiles[:, None])
 
 
-def test_view(frames: torch.Tensor, *, short_side: int, size: int, position: int) -> torch.Tensor:
+def test_view(
+    frames: torch.Tensor,
+    *,
+    short_side: int,
+    size: int,
+    position: int,
+    antialias: bool = False,  # noqa: PT028
+) -> torch.Tensor:
     """uint8 [T, H, W, 3] -> uint8 [T, 3, size, size]: short side resized, then one of three crops along the long side.
 
     `position` 0 is left (top of an upright video), 1 the centre, 2 right (bottom). float frames give float views.
     """
-    window = uniform_crop(*frames.shape[1:3], short_side, size, position)
+    window = replace(uniform_crop(*frames.shape[1:3], short_side, size, position), antialias=antialias)
     return view_of(frames, window, []).permute(0, 3, 1, 2)
 
 

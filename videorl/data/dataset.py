@@ -57,6 +57,8 @@ class ClipDataset:
     Raises `VideoError` where the file cannot be read.
     """
 
+    antialias = False  # test views are resized as Pillow resizes
+
     def __init__(self, spec: Spec, split: str, records: Records, *, uniform: bool = False, offset: bool = False):
         self.spec, self.split, self.records = spec, split, records
         self.uniform, self.offset = uniform, offset
@@ -90,11 +92,14 @@ class ClipDataset:
     def __getitem__(self, i: int) -> list[dict]:
         with self._open(i) as video:
             views = self._train_clips(video, i) if self.split == "train" else self._test_clips(video)
-        label = torch.as_tensor(self.records.labels[i])
         return [
-            {**self._inputs(clip, i, k), "labels": label, "index": torch.tensor(i), "view": torch.tensor(k)}
+            {**self._inputs(clip, i, k), **self._notes(i, k), "index": torch.tensor(i), "view": torch.tensor(k)}
             for k, clip in enumerate(views)
         ]
+
+    def _notes(self, i: int, k: int) -> dict[str, torch.Tensor]:
+        """What the annotations say of copy or view k of sample i."""
+        return {"labels": torch.as_tensor(self.records.labels[i])}
 
     def _open(self, i: int):
         """A context manager that gives the frames of sample i; a subclass may have others than those of a file."""
@@ -160,7 +165,7 @@ class ClipDataset:
         size = self.spec.clip.test_size
         # PySlowFast's rule: with one crop the short side is the smallest training scale, with three the crop's side.
         short_side = size if self.spec.views.crops == 3 else max(self.spec.augment.scales[0], size)
-        return test_view(frames, short_side=short_side, size=size, position=position)
+        return test_view(frames, short_side=short_side, size=size, position=position, antialias=self.antialias)
 
 
 def check_views(crops: int) -> None:

@@ -74,12 +74,9 @@ def read(path: str | Path, key: str = "METADATA") -> Narrations:
         raise UserError(f"{key} {str(path)!r}: no such file; name a list of narrations, e.g. ego4d_train.pkl")
     if path.suffix == ".columns":
         return _mapped(path)
-    made = path.with_name(path.name + ".columns")
-    digest = columns.sha256(path)
-    if columns.head_of(made).is_file():
-        found = _mapped(made)
-        if found.fingerprint == digest[:16]:
-            return found
+    made, digest = columns_of(path), columns.sha256(path)
+    if columns.head_of(made).is_file() and (found := _mapped(made)).fingerprint == digest[:16]:
+        return found
     return Narrations(packed(load_plain(path), path), digest[:16])
 
 
@@ -88,12 +85,23 @@ def _mapped(file: Path) -> Narrations:
     return Narrations(columns.mapped(file, head), head["source_sha256"][:16], str(file.absolute()))
 
 
-def convert(path: Path, out: Path) -> dict:
-    """Writes the file of arrays of a pickle; what its json says. Raises `UserError`, and OSError of a disk that fails."""
-    digest = columns.sha256(path)
+def convert(path: Path) -> str:
+    """Writes the file of arrays beside a pickle; what there is to tell of it. Raises `UserError`, and OSError."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name a list of narrations, e.g. ego4d_train.pkl")
+    made, digest = columns_of(path), columns.sha256(path)
+    if columns.head_of(made).is_file() and _mapped(made).fingerprint == digest[:16]:
+        return f"{made}: there already, from this very list"
     arrays = packed(load_plain(path), path)
     head = {"format": FORMAT, "source": path.name, "source_sha256": digest, "rows": len(arrays["video"])}
-    return columns.write(out, {name: [array] for name, array in arrays.items()}, head)
+    size = columns.write(made, {name: [array] for name, array in arrays.items()}, head)["bytes"]
+    rows, videos = len(arrays["video"]), len(arrays["first_letter"]) - 1
+    return f"{made}: {rows} rows of {videos} videos, {size / 1e6:.1f} MB"
+
+
+def columns_of(path: Path) -> Path:
+    """The file of arrays that is made from a list."""
+    return path.with_name(path.name + ".columns")
 
 
 def packed(rows: Sequence, path: Path) -> dict[str, np.ndarray]:

@@ -17,18 +17,19 @@ from videorl.video.frame_cache import open_cached
 class ChunkedVideo:
     """The frames of a video from the chunk on that holds `second`; use it in a `with` statement.
 
-    `seconds`: length of a chunk. `start`: the second at which frame 0 is shown. `fps`: of the first chunk. Chunks are
-    opened as frames of theirs are asked for. Raises `VideoError` where the first chunk is not there, where one is
-    missing between two, and what reading a chunk raises.
+    `seconds`: length of a chunk; 0: the video is one file. `start`: the second at which frame 0 is shown. `fps`: of the
+    first chunk. Chunks are opened as frames of theirs are asked for. Raises `VideoError` where the first chunk is not
+    there, where one is missing between two, and what reading a chunk raises.
     """
 
     def __init__(self, folder: str, seconds: int, second: float, reading: Reading):
         self.folder, self.seconds, self.reading = folder, seconds, reading
-        self.start = int(second // seconds) * seconds
+        self.start = int(second // seconds) * seconds if seconds else 0
         self._stack = ExitStack()
         self._chunks, self._ends = [], []  # opened ones, and the number of the frame after the last of each
         if not self._open_next():
-            raise VideoError(self._path(self.start), "open", f"no such chunk; {self._present()}")
+            reason = f"no such chunk; {self._present()}" if seconds else "no such file"
+            raise VideoError(self._path(self.start), "open", reason)
         self.fps = self._chunks[0].fps
 
     def __enter__(self) -> "ChunkedVideo":
@@ -63,6 +64,8 @@ class ChunkedVideo:
 
     def _open_next(self) -> bool:
         """Opens the chunk after the last one; False if the video ends there."""
+        if self._chunks and not self.seconds:
+            return False
         second = self.start + self.seconds * len(self._chunks)
         path = self._path(second)
         if not os.path.exists(path):
@@ -78,7 +81,7 @@ class ChunkedVideo:
             raise VideoError(self._path(second), "open", f"a chunk is missing; {self._present()}")
 
     def _path(self, second: int) -> str:
-        return os.path.join(self.folder, f"{second}.mp4")
+        return os.path.join(self.folder, f"{second}.mp4") if self.seconds else self.folder
 
     def _starts(self) -> list[int]:
         names = (os.path.splitext(name) for name in os.listdir(self.folder)) if os.path.isdir(self.folder) else ()
