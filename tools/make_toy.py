@@ -4,6 +4,7 @@ python tools/make_toy.py --out datasets/toy                       8 motions, as 
 python tools/make_toy.py --out datasets/toy_multi --multi         three such sets with label spaces of their own
 python tools/make_toy.py --out datasets/toy_small --small         6 motions in small frames, with few labels in few/
 python tools/make_toy.py --out datasets/toy_narrated --narrated   HowTo100M, YouCook2, MSR-VTT and HMDB-51 in small
+python tools/make_toy.py --out datasets/toy_ego --egocentric      Ego4D with narrations, EgoMCQ and EPIC-Kitchens in small
 """
 
 import argparse
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from videorl import log
 from videorl.registry import UserError
-from videorl.toy import narrated, scenes
+from videorl.toy import egocentric, narrated, scenes
 
 MULTI = [kind for kind in scenes.LABEL_SPACES if kind != scenes.SMALL]
 
@@ -28,9 +29,10 @@ def main() -> None:
     kind.add_argument("--multi", action="store_true", help=f"one set in each of {', '.join(MULTI)}")
     kind.add_argument("--small", action="store_true", help="small frames; a quarter of the labels in the folder few")
     kind.add_argument("--narrated", action="store_true", help="narrated videos, and what to evaluate on")
+    kind.add_argument("--egocentric", action="store_true", help="first-person videos in chunks, with narrations")
     parser.add_argument("--seed", type=int, default=0)
     for split, count in {"train": 640, "val": 96, "test": 96}.items():
-        text = f"clips a set (default {count}; no effect on --narrated)"
+        text = f"clips a set (default {count}; no effect on --narrated, --egocentric)"
         parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help=text)
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     args = parser.parse_args()
@@ -39,6 +41,8 @@ def main() -> None:
     try:
         if args.narrated:
             log.say(narrated.make_set(args.out, **how))
+        elif args.egocentric:
+            log.say(egocentric.make_set(args.out, **how))
         elif args.multi:
             for kind in MULTI:
                 log.say(scenes.make_set(args.out / kind, kind=kind, counts=counts, **how))

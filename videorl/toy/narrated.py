@@ -253,12 +253,12 @@ def _write_lists(out: Path, seed: int, counts: dict[str, int]) -> None:
     stems = {name: [Path(file).stem for file in files[name]] for name in SETS}
     (out / "captions").mkdir(exist_ok=True)
     for stem, said in zip(stems["howto100m"], captions["howto100m"], strict=True):
-        _write_csv(out / f"captions/{stem}.csv", "start,end,text", ((c.start, c.end, c.text) for c in said))
-    _write_csv(out / "howto100m.csv", "video_path", ((file,) for file in files["howto100m"]))
-    _write_csv(out / "youcook2.csv", "end,start,task,text,video_id", _cooking(files["youcook2"], captions["youcook2"]))
+        write_csv(out / f"captions/{stem}.csv", "start,end,text", ((c.start, c.end, c.text) for c in said))
+    write_csv(out / "howto100m.csv", "video_path", ((file,) for file in files["howto100m"]))
+    write_csv(out / "youcook2.csv", "end,start,task,text,video_id", _cooking(files["youcook2"], captions["youcook2"]))
     told = ((stem, said[0].text) for stem, said in zip(stems["msrvtt"], captions["msrvtt"], strict=True))
-    _write_csv(out / "msrvtt.csv", "video_id,sentence", told)
-    _write_csv(out / "hmdb51.csv", "video_id,label,split1,split2,split3", map(_labelled, enumerate(files["hmdb51"])))
+    write_csv(out / "msrvtt.csv", "video_id,sentence", told)
+    write_csv(out / "hmdb51.csv", "video_id,label,split1,split2,split3", map(_labelled, enumerate(files["hmdb51"])))
     np.save(out / "dict.npy", np.array(words()))
     torch.save(torch.from_numpy(word_vectors(seed)), out / "word2vec.pth")
 
@@ -275,7 +275,8 @@ def _labelled(numbered: tuple[int, str]) -> tuple:
     return os.path.basename(file), f"{class_of(index)}_test", *codes
 
 
-def _write_csv(path: Path, header: str, rows: Iterable[tuple]) -> None:
+def write_csv(path: Path, header: str, rows: Iterable[tuple]) -> None:
+    """Rows below a header whose names stand between commas."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header.split(","))
