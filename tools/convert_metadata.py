@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from videorl import dist
+from videorl import dist, log
 from videorl.data import narrations
 from videorl.registry import UserError
 
@@ -25,7 +25,7 @@ def main(words: list[str] | None = None) -> None:
     with dist.exit_codes():
         for path in args.lists:
             try:
-                print(narrations.convert(path))
+                log.say(narrations.convert(path))
             except OSError as error:
                 raise UserError(f"{error}; nothing of {path} was written") from None
 

@@ -4,7 +4,7 @@ python tools/make_toy.py --out datasets/toy                       8 motions, as 
 python tools/make_toy.py --out datasets/toy_multi --multi         three such sets with label spaces of their own
 python tools/make_toy.py --out datasets/toy_small --small         6 motions in small frames, with few labels in few/
 python tools/make_toy.py --out datasets/toy_narrated --narrated   HowTo100M, YouCook2, MSR-VTT and HMDB-51 in small
-python tools/make_toy.py --out datasets/toy_ego --egocentric      Ego4D with narrations, EgoMCQ and EPIC-Kitchens in small
+python tools/make_toy.py --out datasets/toy_ego --egocentric      Ego4D, EgoMCQ and EPIC-Kitchens in small
 """
 
 import argparse

@@ -28,7 +28,7 @@ from videorl.registry import (
     did_you_mean,
 )
 from videorl.settings import Setting, convert, parse, read_file, read_overrides, shown, type_name
-from videorl.spec import Augment, Clip, Head, Masking, Reading, Spec, Views
+from videorl.spec import Augment, Clip, Head, Masking, Reading, Spec, Text, Views
 
 log = logging.getLogger("videorl")
 
@@ -370,6 +370,7 @@ def spec(cfg: CfgNode, views: Views | None = None, space: str = "") -> Spec:
         reading=reading,
         patch=tuple(cfg.MODEL.PATCH_SIZE),
         masking=Masking(mask.RATIO, mask.KIND, mask.ROUNDING, mask.DECODER, mask.TARGET, mask.NORMALISE),
+        text=Text(cfg.TEXT.TOKENIZER, cfg.TEXT.DICT, cfg.TEXT.MAX_WORDS),
         act_checkpoint=cfg.MODEL.ACT_CHECKPOINT,
         seed=cfg.RNG_SEED,
     )

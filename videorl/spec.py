@@ -17,7 +17,7 @@ NAMES = {
     "cuts": "list of B `Cut`: how each clip, `video` or `pixels`, is made of its region",
     "visible": "[B, V] int64, tokens that the encoder sees, ascending; the grid is numbered by time, row, column",
     "masked": "[B, M] int64, tokens to be predicted, ascending; those that are visible too do not count in the loss",
-    "text": "[B, K, L] int64 word numbers, 0 for padding; K candidate captions of each clip (or [B, L]: one)",
+    "text": "[B, K, L] int64 numbers of words or tokens; K candidate captions of each clip (or [B, L]: one)",
     "group": "[B] int64, number of the clip that a sample's text is of: samples of one clip have the same",
     "pseudo": "[B] bool, whether a machine wrote a sample's text",
     "relevancy": "[B] float, how well a sample's text fits its clip: 1 fully, 0 not at all",
@@ -113,6 +113,15 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Text:
+    """How texts become numbers, and how many of them (node TEXT; the meaning of each stands in defaults.yaml)."""
+
+    tokenizer: str = "words"
+    dictionary: str = ""
+    length: int = 20
+
+
+@dataclass(frozen=True)
 class Spec:
     """What components share.
 
@@ -130,5 +139,6 @@ class Spec:
     reading: Reading = field(default_factory=Reading)
     patch: tuple[int, int, int] = (2, 16, 16)
     masking: Masking = field(default_factory=Masking)
+    text: Text = field(default_factory=Text)
     act_checkpoint: bool = False
     seed: int = 0

@@ -1,13 +1,17 @@
 """Captions to word numbers, against the golden cases of MIL-NCE."""
 
+import json
+import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from videorl.data.text import Tokenizer, split_words
+from videorl.data.text import Tokenizer, split_words, tokenizer
 from videorl.registry import UserError
+from videorl.spec import Text
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -64,3 +68,45 @@ def test_a_dictionary_that_is_none(tmp_path, content, said):
 def test_a_dictionary_must_be_named():
     with pytest.raises(UserError, match="TEXT.DICT is empty"):
         Tokenizer("", 20)
+
+
+def test_clip_tokens_equal_the_published():
+    """Texts of more than 75 tokens keep the end token, as OpenAI's do."""
+    case = json.loads((GOLDEN / "lavila/clip_tokens.json").read_text())
+    texts, expected = case["inputs"]["strings"], case["expected"]
+    found = tokenizer(Text("clip", length=77))(texts).tolist()
+    for text, ids, published, openai in zip(texts, found, expected["ids"], expected["openai_ids"], strict=True):
+        if "<|" not in text:  # such a name in a text is CLIP's token in the published code, and letters in open_clip
+            assert ids == (openai or published), text
+
+
+@pytest.mark.parametrize("name", ["", "vocab.txt"])
+def test_word_pieces_of_a_vocabulary(name, tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "cut", "."]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    tokenize = tokenizer(Text(str(tmp_path / name), length=6))
+    assert tokenize(["The cats cut.", "zebra", ""]).tolist() == [
+        [2, 5, 6, 7, 8, 3],
+        [2, 1, 3, 0, 0, 0],
+        [2, 3, 0, 0, 0, 0],
+    ]
+    assert pickle.loads(pickle.dumps(tokenize))(["cut"]).tolist() == [[2, 8, 3, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (Text("clpi", length=77), "unknown TEXT.TOKENIZER 'clpi'; did you mean clip"),
+        (Text("clip", length=2), "TEXT.MAX_WORDS 2: expected 3 or more"),
+        (Text("FOLDER", length=77), "no tokenizer is read from there"),
+        (Text("FOLDER/vocab.txt", length=77), r"expected a vocabulary of BERT, found none of \[PAD\]"),
+    ],
+)
+def test_tokenizers_that_cannot_be_are_refused(settings, said, tmp_path):
+    (tmp_path / "vocab.txt").write_text("cat\n")
+    (tmp_path / "empty").mkdir()
+    folder = tmp_path if settings.tokenizer.endswith("txt") else tmp_path / "empty"
+    settings = replace(settings, tokenizer=settings.tokenizer.replace("FOLDER", str(folder)))
+    with pytest.raises(UserError, match=said) as error:
+        tokenizer(settings)
+    assert "\n" not in str(error.value)

@@ -1,18 +1,45 @@
-"""Captions as word numbers, as MIL-NCE makes them: words of a fixed dictionary, the others left out."""
+"""Texts as numbers: words of a fixed dictionary as MIL-NCE takes them, CLIP's byte pairs, or tokens of transformers.
+
+The last two come from open_clip and transformers (`pip install videorl[text]`), without access to a network but for the
+first use of a hub name.
+"""
 
 import functools
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from videorl.registry import UserError
+from videorl.registry import UserError, did_you_mean
+from videorl.spec import Text
+
+KNOWN = ("words", "clip")  # names of TEXT.TOKENIZER that are no folder and no name of a hub
 
 
 def split_words(text: str) -> list[str]:
     """Letters, digits, `_` and `'`; upper case is kept, so "Cut" and "cut" are two words."""
     return re.findall(r"[\w']+", text)
+
+
+def tokenizer(text: Text):
+    """A callable that makes texts to int64 [K, text.length]. It pickles, and has the `padding` number.
+
+    Raises `UserError` for a tokenizer that is unknown or not installed.
+    """
+    if text.tokenizer == "words":
+        return Tokenizer(text.dictionary, text.length)
+    if text.length < 3:
+        raise UserError(f"TEXT.MAX_WORDS {text.length}: expected 3 or more, for the tokens of start and end, and text")
+    if text.tokenizer == "clip":
+        return ClipTokenizer(text.length)
+    path = Path(text.tokenizer)
+    vocabulary = path / "vocab.txt" if path.is_dir() and not (path / "tokenizer.json").exists() else path
+    if vocabulary.suffix == ".txt" and vocabulary.is_file():
+        return WordPieceTokenizer(vocabulary, text.length)
+    return HubTokenizer(text.tokenizer, text.length)
 
 
 class Tokenizer:
@@ -21,6 +48,8 @@ class Tokenizer:
     Words that the dictionary lacks are dropped before the text is cut to `max_words`; shorter texts are filled up with
     0. A text of unknown words only is all zeros, and the model sees the vector of padding.
     """
+
+    padding = 0
 
     def __init__(self, dictionary: str, max_words: int):
         if max_words < 1:
@@ -34,6 +63,89 @@ class Tokenizer:
             known = [self.numbers[word] for word in split_words(text) if word in self.numbers][: self.max_words]
             row[: len(known)] = known
         return torch.from_numpy(rows)
+
+
+class ClipTokenizer:
+    """CLIP's 49,408 byte pairs, of open_clip: start, text, end, zeros.
+
+    The end token stays where a text is cut, as in OpenAI's code: the model reads the embedding there. (LaViLa and AVION
+    cut it off, and then read another place; that concerns texts of more than 75 tokens.)
+    """
+
+    padding = 0
+
+    def __init__(self, length: int):
+        try:
+            from open_clip.tokenizer import SimpleTokenizer
+        except ImportError as error:
+            raise _not_installed("clip", "open_clip", error) from None
+        self._tokenize = SimpleTokenizer(context_length=length)
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """int64 [K, length]."""
+        return self._tokenize(list(texts))
+
+
+class WordPieceTokenizer:
+    """BERT's word pieces, lower case, of a `vocab.txt`: [CLS], text, [SEP], [PAD]s."""
+
+    def __init__(self, vocabulary: Path, length: int):
+        try:
+            from tokenizers import BertWordPieceTokenizer
+        except ImportError as error:
+            raise _not_installed(str(vocabulary), "tokenizers", error) from None
+        words = vocabulary.read_text(encoding="utf-8").split("\n")
+        if missing := [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if token not in words]:
+            raise UserError(
+                f"TEXT.TOKENIZER {vocabulary}: expected a vocabulary of BERT, found none of {', '.join(missing)}"
+            )
+        self.padding = words.index("[PAD]")
+        self._tokenizer = BertWordPieceTokenizer(str(vocabulary), lowercase=True)
+        self._tokenizer.enable_truncation(length)
+        self._tokenizer.enable_padding(pad_id=self.padding, length=length)
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """int64 [K, length]."""
+        return torch.tensor([encoded.ids for encoded in self._tokenizer.encode_batch(list(texts))])
+
+
+class HubTokenizer:
+    """A tokenizer of transformers, by folder or hub name; texts are filled up with its padding token."""
+
+    def __init__(self, name: str, length: int):
+        self.length, self._tokenizer = length, _from_transformers(name)
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self.padding = int(self._tokenizer.pad_token_id)
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """int64 [K, length]."""
+        filled = {"padding": "max_length", "truncation": True, "max_length": self.length}
+        return self._tokenizer(list(texts), return_tensors="pt", **filled)["input_ids"]
+
+
+def _from_transformers(name: str):
+    expected = "words, clip, a folder with tokenizer.json or vocab.txt, or a name of the Hugging Face hub"
+    if hint := did_you_mean(name, KNOWN):
+        raise UserError(f"unknown TEXT.TOKENIZER {name!r}{hint} (expected {expected})")
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise _not_installed(name, "transformers", error) from None
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError) as error:
+        if os.path.exists(name):
+            reason = str(error).strip().partition("\n")[0][:80]
+            raise UserError(f"TEXT.TOKENIZER {name}: no tokenizer is read from there ({reason})") from None
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError):
+        raise UserError(f"TEXT.TOKENIZER {name!r}: found neither here nor on the hub; expected {expected}") from None
+
+
+def _not_installed(name: str, library: str, error: ImportError) -> UserError:
+    return UserError(f"TEXT.TOKENIZER {name} needs {library} ({error}): pip install videorl[text]")
 
 
 @functools.lru_cache(maxsize=2)

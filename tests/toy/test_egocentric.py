@@ -1,0 +1,81 @@
+"""First-person toy videos: what is narrated happens there, questions have one answer, relevancies are EPIC's."""
+
+import json
+import pickle
+
+import av
+import numpy as np
+import pytest
+
+from videorl.toy import egocentric
+from videorl.toy.egocentric import CHUNK_SECONDS, FPS, relevancy, rows
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    out = tmp_path_factory.mktemp("ego") / "set"
+    counts = {"ego4d": 2, "ego4d_val": 6, "epic": 9}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(egocentric, "VIDEOS", counts)
+        egocentric.make_set(out, videos=2)
+    return out
+
+
+def read(root, name):
+    return pickle.loads((root / name).read_bytes())
+
+
+def test_chunks_hold_the_whole_video(root):
+    shots = egocentric.video(0, "ego4d", 1)
+    found = 0
+    for chunk in (root / "videos/ego4d/train-0001.mp4").iterdir():
+        with av.open(str(chunk)) as container:
+            frames = sum(1 for _ in container.decode(video=0))
+        assert frames == CHUNK_SECONDS * FPS or int(chunk.stem) == (found := max(found, int(chunk.stem)))
+    assert found == int(sum(shot.event.end for shot in shots)) // CHUNK_SECONDS * CHUNK_SECONDS
+
+
+def test_lists_have_the_published_layouts(root):
+    people, part = read(root, "ego4d_train.pkl"), read(root, "ego4d_train.part.pkl")
+    rephrased, narrated = read(root, "ego4d_train.rephraser.pkl"), read(root, "ego4d_train.narrator.pkl")
+    assert [row[:3] for row in people] == [row[:3] for row in rephrased]
+    assert {len(row) for row in narrated} == {5}
+    assert {row[:3] for row in part} | {row[:3] for row in narrated} == {row[:3] for row in people}
+    assert not {row[:3] for row in part} & {row[:3] for row in narrated}
+    assert all(0 <= start < end for _, start, end, _ in people)
+
+
+def test_the_narrator_is_wrong_about_a_fourth(root):
+    told = {row[:3]: row[3] for row in read(root, "ego4d_train.pkl")}
+    truth = {(f"train-{r.video:04d}", r.start, r.end): r.facts for r in rows(0, "ego4d", 2)}
+    assert set(told) == set(truth)
+    right = np.array(
+        [[fits(text, truth[row[:3]]) for text in row[3]] for row in read(root, "ego4d_train.narrator.pkl")]
+    )
+    assert abs(right.mean() - egocentric.RIGHT) < 0.1
+    assert all(fits(text, truth[key]) for key, text in told.items())
+
+
+def fits(text: str, facts) -> bool:
+    groups = (egocentric.DIRECTION_WORDS, egocentric.COLOUR_WORDS, egocentric.SHAPE_WORDS)
+    return all(set(text.split()) & set(words[fact]) for words, fact in zip(groups, facts))
+
+
+def test_questions_have_one_answer(root):
+    questions = json.loads((root / "egomcq.json").read_text())
+    assert len(questions) == egocentric.QUESTIONS
+    truth = {(f"val-{r.video:04d}", r.start): r.facts for r in rows(0, "ego4d_val", 6)}
+    for question in questions.values():
+        facts = [truth[c["video_uid"], c["clip_start"]] for c in question["choices"].values()]
+        assert len({fact[:2] for fact in facts}) == 5
+        fitting = [k for k, fact in enumerate(facts) if fits(question["query"]["clip_text"], fact)]
+        assert fitting == [question["answer"]]
+        videos = {choice["video_uid"] for choice in question["choices"].values()}
+        assert len(videos) == {1: 5, 2: 1}[question["types"]]
+
+
+def test_relevancies():
+    truth = ("left", "red", "disc")
+    assert relevancy(truth, truth) == 1
+    assert relevancy(truth, ("left", "red", "ring")) == pytest.approx(2 / 3)
+    assert relevancy(truth, ("up", "blue", "ring")) == 0
