@@ -121,6 +121,16 @@ def test_a_youcook_video_may_have_another_extension(tmp_path, extension):
     check_windows(data[0], 0, EXPECTED["youcook"][0]["clips"])
 
 
+def test_texts_of_one_clip_share_a_group(tmp_path):
+    folder = copy_to(tmp_path / "set")
+    (folder / "msrvtt.csv").write_text("video_id,sentence\nvideo1,add oil\nb,mix\nvideo1,heat\nb,mix\nc,cut\n")
+    assert msrvtt(folder).groups == [0, 1, 0, 1, 4]
+    assert int(msrvtt(folder)[2][3]["group"]) == 0
+    rows = ["4,0,226,add,ycA", "4,1,226,mix,ycA", "4,0,226,heat,ycA", "4,0,226,heat,ycB"]
+    (folder / "youcook.csv").write_text("end,start,task,text,video_id\n" + "\n".join(rows) + "\n")
+    assert youcook(folder).groups == [0, 1, 0, 3]
+
+
 @pytest.mark.parametrize("make", [youcook, msrvtt, hmdb])
 def test_a_missing_video_is_named(tmp_path, make):
     folder = copy_to(tmp_path / "set")

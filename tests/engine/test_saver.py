@@ -135,7 +135,7 @@ def test_pruning_keeps_the_newest_and_the_best(make, tmp_path, background):
     for step in range(5):
         advance(saver)
         if step == 1:
-            saver.save_best(0.5)
+            saver.save_best("val/top1", 0.5)
         saver.save()
     saver.finish()
     assert names(tmp_path) == [checkpoint.BEST, checkpoint.name_of(0, 4), checkpoint.name_of(0, 5)]

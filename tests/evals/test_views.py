@@ -53,7 +53,40 @@ def test_all_metrics_of_one_label():
     labels = np.array([0, 0, 1, 1, 1, 1])
     rows = {"index": np.arange(6), "view": np.zeros(6, int), "labels": labels, "scores": scores}
     found, _ = views(1).finish(rows)
-    assert found == {"top1": pytest.approx(5 / 6), "top5": 1.0, "mean_class": pytest.approx((1 + 3 / 4) / 2)}
+    assert found == {"top1": pytest.approx(5 / 6), "mean_class": pytest.approx((1 + 3 / 4) / 2)}
+
+
+def result_rows(files: list[str]) -> dict[str, np.ndarray]:
+    """Rows of result files: a head line, then `id [logits] label segment crop`; what is there twice counts once."""
+    seen = {}
+    for line in (line for file in files for line in file.strip().split("\n")[1:]):
+        video, rest = line.split(" ", 1)
+        logits, rest = rest.lstrip("[").split("]")
+        label, segment, crop = map(int, rest.split())
+        seen[int(video), segment, crop] = [float(value) for value in logits.split(",")], label
+    keys = sorted(seen)
+    columns = {"index": [key[0] for key in keys], "labels": [seen[key][1] for key in keys]}
+    return {k: np.array(v) for k, v in columns.items()} | {"logits": np.array([seen[key][0] for key in keys])}
+
+
+@pytest.mark.parametrize("merge", ["prob", "score"])
+def test_views_are_merged_as_v_swift_and_videomae_do(merge):
+    case = load_case(GOLDEN / "metrics/view_merge.pt")
+    rows = result_rows(case["inputs"]["files"])
+    count = len(rows["index"]) // len(set(rows["index"]))
+    logits = torch.from_numpy(rows.pop("logits"))
+    scores = (logits.softmax(1) if merge == "prob" else logits).numpy()
+    spec = Spec(Clip(4, 2, 32, 32), {"toy": logits.shape[1]}, space="toy", views=Protocol(count, 1))
+    found, _ = Views(spec, ensemble="sum", activation="softmax").finish({**rows, "scores": scores})
+    check(case, {merge: [100 * found["top1"], 100 * found["top5"]]})
+
+
+def test_what_is_declared_is_what_is_found():
+    for classes, names in ((5, {"top1", "mean_class"}), (6, {"top1", "top5", "mean_class"})):
+        spec = Spec(Clip(4, 2, 32, 32), {"toy": classes}, space="toy")
+        evaluation = Views(spec, ensemble="sum", activation="softmax")
+        rows = {"index": np.arange(2), "labels": np.array([0, 1]), "scores": np.eye(classes)[:2]}
+        assert evaluation.finish(rows)[0].keys() == evaluation.metrics.keys() == names
 
 
 def test_all_metrics_of_several_labels():

@@ -7,7 +7,7 @@ sample is seen through `spec.views.clips` windows along time, which are its view
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
@@ -26,6 +26,12 @@ EXTENSIONS = (".mp4", ".mkv", ".webm")
 def window_starts(start: float, end: float, seconds: float, windows: int) -> list[float]:
     """Seconds at which `windows` windows of a span begin, evenly spread; all at its start if it is shorter than one."""
     return np.linspace(start, max(start, end - seconds - MARGIN), windows).tolist()
+
+
+def numbered(clips: Sequence[Hashable]) -> list[int]:
+    """Of each clip of a list the number of its first place there: equal clips have the same."""
+    first: dict[Hashable, int] = {}
+    return [first.setdefault(clip, k) for k, clip in enumerate(clips)]
 
 
 class Windows:
@@ -107,6 +113,8 @@ class Windows:
 class YouCook2(Windows):
     """Cooking steps with a sentence each: `text` int64 [1, L]. The validation list of MIL-NCE has 3,350 of them.
 
+    Rows of the same step of the same video share a `group`.
+
     Keys:
         annotations: csv with the columns end, start (seconds), task, text, video_id
         video_root: folder of validation/<task>/<video_id>.mp4, .mkv or .webm
@@ -130,6 +138,7 @@ class YouCook2(Windows):
         check_paths(paths, annotations, spec.reading.allow_outside_root)
         self.spans = [_span(start, end, annotations, k) for k, (start, end, *_) in enumerate(rows, 1)]
         self.texts = [text_of(row[3]) for row in rows]
+        self.groups = numbered(list(zip(paths, self.spans)))
         super().__init__(spec, split, root, paths, rows)
 
     def path(self, i: int) -> str:
@@ -141,7 +150,7 @@ class YouCook2(Windows):
         return self.spans[i]
 
     def entries(self, i: int) -> dict:
-        return {"text": self.tokenize([self.texts[i]])}
+        return {"text": self.tokenize([self.texts[i]]), "group": torch.tensor(self.groups[i])}
 
 
 def _span(start: str, end: str, file: str, row: int) -> tuple[float, float]:
@@ -158,7 +167,9 @@ def _span(start: str, end: str, file: str, row: int) -> tuple[float, float]:
 
 @DATASETS.register("msrvtt", node="MSRVTT", dictionary="TEXT.DICT")
 class MSRVTT(Windows):
-    """Whole short videos with a sentence each: `text` int64 [1, L]. The 1k test list has 1,000 of them.
+    """Whole short videos with sentences: `text` int64 [1, L]. The 1k test list has 1,000 videos, each with one.
+
+    A video that the list names several times is read for each of its sentences, which share a `group`.
 
     Keys:
         annotations: csv with the columns video_id, sentence
@@ -182,13 +193,14 @@ class MSRVTT(Windows):
         paths = [f"{video}.mp4" for video, _ in rows]
         check_paths(paths, annotations, spec.reading.allow_outside_root)
         self.texts = [text_of(text) for _, text in rows]
+        self.groups = numbered(paths)
         super().__init__(spec, split, root, paths, rows)
 
     def span(self, video: Spans, i: int) -> tuple[float, float]:
         return 0.0, video.seconds
 
     def entries(self, i: int) -> dict:
-        return {"text": self.tokenize([self.texts[i]])}
+        return {"text": self.tokenize([self.texts[i]]), "group": torch.tensor(self.groups[i])}
 
 
 @DATASETS.register("hmdb51", node="HMDB51")

@@ -20,7 +20,7 @@ log = logging.getLogger("videorl")
 FAMILIES = (pyslowfast, multitrain, timesformer)
 RULES: dict[str, Rule] = {name: rule for family in FAMILIES for name, rule in family.RULES.items()}
 # What is evaluated where no evaluation is named, and what is best by it.
-BEST_METRICS = {"views": "val/top1", "reconstruction": "val/explained"}
+BEST_METRICS = {"views": "val/top1", "views of several labels": "val/map", "reconstruction": "val/explained"}
 MODEL_NAMES: dict[str, str | None] = pyslowfast.MODELS | timesformer.MODELS
 
 
@@ -186,4 +186,5 @@ def sugar(cfg: CfgNode, given: set[str]) -> list[tuple[tuple[str, ...], object]]
             "CROPS": 0,
         }
     made = [((*path, key), value) for path, node in entries.items() for key, value in node.items()]
-    return [(("TRAIN", "BEST_METRIC"), BEST_METRICS[evaluation]), *made]
+    best = "views of several labels" if evaluation == "views" and cfg.DATA.MULTI_LABEL else evaluation
+    return [(("TRAIN", "BEST_METRIC"), BEST_METRICS[best]), *made]

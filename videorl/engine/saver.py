@@ -51,8 +51,10 @@ class Saver:
         self._write(name, state.content(), {"epoch": state.epoch, "step": state.steps_done})
         self.last = time.monotonic()
 
-    def save_best(self, value: float) -> None:
-        self._write(checkpoint.BEST, self.state.weights(), {"metric": value, "step": self.state.steps_done})
+    def save_best(self, metric: str, value: float) -> None:
+        """The weights of this step, which are the best by `metric`."""
+        note = {"metric": metric, "value": value, "step": self.state.steps_done}
+        self._write(checkpoint.BEST, self.state.weights(), note)
 
     def _write(self, name: str, content: dict, note: dict) -> None:
         self.wait()

@@ -44,7 +44,7 @@ class State:
     data: build.TrainData
     epoch: int = 0
     step_in_epoch: int = 0
-    best: float = float("-inf")
+    best: float | None = None  # of TRAIN.BEST_METRIC, so far
 
     @classmethod
     def build(cls, cfg) -> "State":
@@ -97,7 +97,7 @@ class State:
             "objective_state": self.objective.state_dict(),
             "step_in_epoch": self.step_in_epoch,
             "steps_done": self.steps_done,
-            "best": self.best,
+            "best": {"metric": self.cfg.TRAIN.BEST_METRIC, "value": self.best},
             "step_size": self.data.plan.step_size,
             "epoch_steps": self.data.steps,
             "world_size": dist.world_size(),
@@ -147,8 +147,17 @@ class State:
         self.objective.load_state_dict(state["objective_state"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema_state"] or state["model_state"])
-        self.epoch, self.step_in_epoch, self.best = state["epoch"] + 1, state["step_in_epoch"], state["best"]
+        self.epoch, self.step_in_epoch = state["epoch"] + 1, state["step_in_epoch"]
+        self._restore_best(state["best"])
         log.info("resumed from %s: %d epochs and %d steps done", file, self.epoch, self.step_in_epoch)
+
+    def _restore_best(self, saved: object) -> None:
+        """Values of another metric are not compared with those of this one."""
+        metric = self.cfg.TRAIN.BEST_METRIC
+        before, value = (saved["metric"], saved["value"]) if isinstance(saved, dict) else ("another metric", saved)
+        self.best = value if before == metric else None
+        if before != metric and value is not None:
+            log.warning("best so far was %s %.4g: that of TRAIN.BEST_METRIC %r begins anew", before, value, metric)
 
     def _restore_optimizer(self, saved: dict, file: Path) -> None:
         """Takes over its moments. Weight decay and the like stay as this run's settings say."""

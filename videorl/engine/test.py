@@ -5,6 +5,7 @@ from pathlib import Path
 
 from videorl import checkpoint, convert, dist
 from videorl.engine import build, determinism, evaluate, run
+from videorl.engine.best import chosen_by
 from videorl.loading import quarantine
 
 log = logging.getLogger("videorl")
@@ -20,15 +21,15 @@ def test(cfg, evaluations: dict[str, evaluate.Evaluation], alive) -> dict[str, d
     model = build.model(cfg)
     evaluate.check_clip_size(cfg, model, [evaluation.title for evaluation in evaluations.values()])
     source, averaged = _load(cfg, model, folder, _class_names(evaluations))
-    protocols = {n: e.protocol + ", moving average of the weights" * averaged for n, e in evaluations.items()}
     precision = build.precision(cfg)
-    results = {}
+    results, protocols = {}, {}
     for name, evaluation in evaluations.items():
         try:
             results[name] = evaluation.run(model, precision, folder / "predictions" / f"{name}.npz", alive)
         finally:
             if dist.is_main():  # also what makes it end: the list of what is too many
                 quarantine.write(folder / "quarantine.jsonl", evaluation.bad_rows)
+        protocols[name] = evaluation.protocol + ", moving average of the weights" * averaged
         log.info("%s (%s): %s", name, protocols[name], evaluate.readable(results[name]))
     for name, average in evaluate.averages(evaluations, results).items():
         results[name] = average
@@ -62,10 +63,14 @@ def _choose(cfg, folder: Path) -> Path | None:
     """TEST.CHECKPOINT_FILE_PATH, the best or newest undamaged one of this run, or TRAIN.CHECKPOINT_FILE_PATH."""
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         return Path(cfg.TEST.CHECKPOINT_FILE_PATH)
-    best = folder / checkpoint.BEST
+    best, wanted = folder / checkpoint.BEST, cfg.TRAIN.BEST_METRIC
     if best.is_file():
-        if not (reason := checkpoint.damage(best)):
+        if reason := checkpoint.damage(best):
+            reason = f"damaged ({reason})"
+        elif (metric := chosen_by(best)) not in ("", wanted):
+            reason = f"the best by {metric}, not by TRAIN.BEST_METRIC {wanted!r}"
+        else:
             return best
-        log.warning("%s is damaged (%s); testing the newest checkpoint instead", best, reason)
+        log.warning("%s is %s; testing the newest checkpoint instead", best, reason)
     named = cfg.TRAIN.CHECKPOINT_FILE_PATH
     return checkpoint.newest(folder) or (Path(named) if named else None)

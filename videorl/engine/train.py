@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from videorl import config, dist
+from videorl import checkpoint, config, dist
 from videorl.engine import determinism, evaluate, info, optim, run
+from videorl.engine.best import Best
 from videorl.engine.journal import Journal
 from videorl.engine.saver import Saver
 from videorl.engine.state import State
@@ -61,7 +62,7 @@ class Trainer:
         self.checked = False
         self.journal = Journal(cfg, state)
         self.update = Update(cfg, state, self.journal)
-        self._check_best_metric()
+        self.best = Best(cfg.TRAIN.BEST_METRIC, self.evaluations)
         while_training = {e.title: e.dataset for e in self.evaluations.values()}
         evaluate.check_clip_size(cfg, state.evaluated_model, [*tested, *while_training])
         title = f"{cfg.TRAIN.DATASET}/train"
@@ -69,18 +70,6 @@ class Trainer:
         self.data = run.agreed_data({**tested, **while_training, **trained_on}) | {title: state.data.facts}
         self.clips = state.data.plan.step_size * config.spec(cfg).augment.copies
         self.lr_factor = optim.lr_factor(cfg.SOLVER, cfg.NUM_SHARDS, self.clips)
-
-    def _check_best_metric(self) -> None:
-        """An error now rather than a run without a best checkpoint; the default may name what is not there."""
-        wanted = self.cfg.TRAIN.BEST_METRIC
-        known = sorted({*self.evaluations, *(e.entry for e in self.evaluations.values())})
-        if not wanted or not known or wanted.partition("/")[0] in known:
-            return
-        if wanted not in config.BEST_METRICS:
-            raise UserError(f"TRAIN.BEST_METRIC {wanted}: expected EVAL/METRIC, with EVAL one of {', '.join(known)}")
-        log.warning(
-            "TRAIN.BEST_METRIC %s: there is no evaluation val (%s): no best checkpoint", wanted, ", ".join(known)
-        )
 
     def announce(self) -> None:
         """The first lines of the log, run.json, and the progress bar."""
@@ -197,17 +186,12 @@ class Trainer:
         return found
 
     def _keep_best(self, found: dict[str, dict[str, float]]) -> None:
-        """Saves the best checkpoint where TRAIN.BEST_METRIC is higher than ever before."""
-        name, _, metric = self.cfg.TRAIN.BEST_METRIC.partition("/")
-        if name not in found:
-            return
-        if metric not in found[name]:
-            log.warning(
-                "TRAIN.BEST_METRIC %s/%s: %s gives %s; no best checkpoint", name, metric, name, ", ".join(found[name])
-            )
-        elif found[name][metric] > self.state.best:
-            self.state.best = found[name][metric]
-            self.saver.save_best(self.state.best)
+        """Saves the best checkpoint where TRAIN.BEST_METRIC is better than ever before."""
+        value = self.best.value(found)
+        if value is not None and self.best.is_better(value, self.state.best):
+            log.info("%s %.4g is the %s so far: %s", self.best.name, value, self.best.way, checkpoint.BEST)
+            self.state.best = value
+            self.saver.save_best(self.best.name, value)
 
     def save(self) -> None:
         self.saver.save()

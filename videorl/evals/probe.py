@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from videorl.evals.views import check_unmasked
+from videorl.metrics import HIGHER
 from videorl.metrics.probe import svm_scores
 from videorl.registry import EVALS, UserError
 
@@ -20,6 +21,8 @@ class Probe:
     Keys:
         c: penalty of the SVM
     """
+
+    metrics = {"top1": HIGHER, "split*_top1": HIGHER}
 
     def __init__(self, spec, *, c: float = 100.0):
         check_unmasked(spec, "probe")

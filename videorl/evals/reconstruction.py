@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videorl.metrics import HIGHER, LOWER
 from videorl.metrics.pixels import Targets, painted, patches, places, unseen
 from videorl.registry import EVALS, UserError
 from videorl.spec import Spec
@@ -21,6 +22,8 @@ class Reconstruction:
     means over all values of the hidden patches that are predicted. Values are what MASK.TARGET and MASK.NORMALISE say:
     pixels standardised for each patch and colour, as in VideoMAE, where the error of the baseline is about 1.
     """
+
+    metrics = {"explained": HIGHER, "mse": LOWER, "baseline_mse": LOWER}
 
     def __init__(self, spec: Spec):
         if not spec.masking.ratio:

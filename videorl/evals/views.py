@@ -3,16 +3,20 @@
 import numpy as np
 import torch
 
+from videorl.metrics import HIGHER
 from videorl.metrics.classification import class_accuracy, mean_average_precision, topk_accuracy
 from videorl.registry import EVALS, UserError
+
+TOP = 5
 
 
 @EVALS.register("views", ensemble="DATA.ENSEMBLE_METHOD", activation="MODEL.HEAD_ACT")
 class Views:
     """PySlowFast's multi-view test (slowfast/utils/meters.py, TestMeter).
 
-    Metrics, fractions in 0..1: `top1`, `top5`, `mean_class` (mean accuracy of the classes); for several labels `map`;
-    none where the head is another data set's, whose classes the labels are not: then the scores are what is wanted.
+    Metrics, fractions in 0..1: `top1`, `top5` (of more than five classes), `mean_class` (mean accuracy of the classes);
+    for several labels `map`; none where the head is another data set's, whose classes the labels are not: then the
+    scores are what is wanted.
 
     Keys:
         head: label space (entry of DATASETS) whose classes are scored; empty: that of the data set
@@ -34,6 +38,14 @@ class Views:
         self.foreign = self.space != spec.space
         self.ensemble = ensemble
         self.activation = "sigmoid" if self.space in spec.several else activation
+        self.metrics = dict.fromkeys(self._names(spec), HIGHER)
+
+    def _names(self, spec) -> list[str]:
+        if self.foreign:
+            return []
+        if self.space in spec.several:
+            return ["map"]
+        return ["top1", *[f"top{TOP}"] * (spec.labels[self.space] > TOP), "mean_class"]
 
     @property
     def protocol(self) -> str:
@@ -74,7 +86,7 @@ def _metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     classes = scores.shape[1]
     per_class = class_accuracy(scores.argmax(1), labels, classes)
     return {
-        "top1": topk_accuracy(scores, labels, 1),
-        "top5": topk_accuracy(scores, labels, min(5, classes)),
+        # Of five classes or less the right one is always among five.
+        **{f"top{k}": topk_accuracy(scores, labels, k) for k in (1, TOP) if k == 1 or k < classes},
         "mean_class": float(np.nanmean(per_class)) if np.isfinite(per_class).any() else float("nan"),
     }

@@ -1,5 +1,7 @@
 """Metrics as pure functions on numpy arrays."""
 
+HIGHER, LOWER = 1, -1  # which way a metric is better
+
 NO_FRACTIONS = ("medr", "meanr", "mse")
 
 
