@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import av
@@ -15,6 +16,7 @@ from videorl.data.text import Tokenizer
 from videorl.engine import build
 from videorl.registry import UserError
 from videorl.search import cache, clock, embed, ranked, windows, words_of
+from videorl.search import page as pages
 from videorl.search.windows import starts
 from videorl.video import folder
 from videorl.video.errors import VideoError
@@ -296,6 +298,45 @@ def test_nothing_readable_is_an_error(find, videos):
     assert "none of 3 videos can be read; first: a.mp4: open: empty file" in find.error()
 
 
+def test_a_file_that_takes_its_process_down_costs_itself_only(find, videos, monkeypatch):
+    """Files are looked at, embedded and shown in workers alone."""
+    main = os.getpid()
+
+    def guarded(read):
+        def call(path, *args, **kwargs):
+            assert os.getpid() != main
+            if "b.AVI" in str(path):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return read(path, *args, **kwargs)
+
+        return call
+
+    for module, name in ((windows, "open_video"), (windows, "Spans"), (pages, "Spans")):
+        monkeypatch.setattr(module, name, guarded(getattr(module, name)))
+    out = find("cut", "DATA_LOADER.NUM_WORKERS", 1)
+    assert "  b.AVI: crash: " in out
+    assert sorted(row[2] for row in table_of(out)) == ["a.mp4", "below/c.mkv"]
+
+
+def test_two_searches_may_write_one_cache(tmp_path, monkeypatch):
+    """The second one writes all of its file while the first one is at it: either is whole."""
+    video = cache.Video(1.0, np.zeros(1), np.ones((1, 2), np.float32))
+    first, second = (cache.Cache(tmp_path / "cache", tmp_path, "key") for _ in "ab")
+    first.videos, second.videos = {File("a", 1, 1): video}, {File("b", 1, 1): video}
+    save = np.savez
+
+    def interrupted(out, **arrays):
+        monkeypatch.setattr(np, "savez", save)
+        second.save()
+        assert list(cache.Cache(tmp_path / "cache", tmp_path, "key").videos) == [File("b", 1, 1)]
+        save(out, **arrays)
+
+    monkeypatch.setattr(np, "savez", interrupted)
+    first.save()
+    assert list(cache.Cache(tmp_path / "cache", tmp_path, "key").videos) == [File("a", 1, 1)]
+    assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".npz"]
+
+
 def test_words_that_do_not_count_are_named(find, tmp_path):
     out = find("slice the Tomato")
     assert "not in the dictionary: slice\n" in out
@@ -348,7 +389,7 @@ def test_the_page_is_whole_and_inert(find, videos, tmp_path):
     assert all(image["src"].startswith("data:image/webp;base64,") for image in page.all("img"))
     assert len(page.all("img")) == 3
     assert all(link["href"].startswith("file:///") for link in page.all("a"))
-    assert not (tmp_path / "found.html.part").exists()
+    assert not list(tmp_path.glob("*.part"))
 
 
 # ---- arithmetic ------------------------------------------------------------------------------------------------------

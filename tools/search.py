@@ -76,12 +76,13 @@ def run(cfg, args: argparse.Namespace) -> None:
     # How texts are read changes no embedding of a video.
     settings = {name: value for name, value in settings.items() if not entry.keys[name].bound.startswith("TEXT.")}
     kept = cache.Cache(args.cache.expanduser(), args.folder, embedder.fingerprint(stride, settings))
+    make_loader = functools.partial(build.loader, cfg, title="search")
     unreadable |= embed.fill(
         kept,
         args.folder,
         files,
         embedder,
-        lambda data: build.loader(cfg, data, "search"),
+        make_loader,
         stride=stride,
         batch=cfg.TEST.BATCH_SIZE,
         max_pixels=cfg.DATA.MAX_PIXELS,
@@ -94,7 +95,7 @@ def run(cfg, args: argparse.Namespace) -> None:
     windows = sum(len(video.starts) for video in kept.videos.values())
     notes = [f"best of {windows} windows of {len(kept.videos)} videos", *notes]
     log.say(*table(hits), *notes, *listed(unreadable))
-    tiles = [page.tile(args.folder, hit, cfg.DATA.MAX_PIXELS) for hit in hits]
+    tiles = page.make_tiles(args.folder, hits, make_loader, max_pixels=cfg.DATA.MAX_PIXELS)
     page.write(args.out, args.query, tiles, notes=notes, unreadable=unreadable)
     log.say(f"{args.out}: written")
 

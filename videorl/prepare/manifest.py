@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from videorl.prepare.files import Facts
+from videorl.prepare.record import replace
 from videorl.registry import UserError
 
 Manifest = Mapping[str, tuple[int, str]]  # path to size and SHA-256
@@ -22,11 +23,8 @@ def write(file: Path, files: Mapping[str, Facts], base: str) -> int:
     refuse_existing(file)
     known = sorted((os.path.relpath(path, base), facts) for path, facts in files.items() if facts.sha256)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as out:
-        for path, facts in known:
-            out.write(json.dumps({"path": path, "size": facts.size, "sha256": facts.sha256}) + "\n")
-    os.replace(temporary, file)
+    rows = (json.dumps({"path": path, "size": facts.size, "sha256": facts.sha256}) + "\n" for path, facts in known)
+    replace(file, "".join(rows))
     return len(known)
 
 

@@ -7,6 +7,7 @@ of a source come in one write, after its files have their names: a source is fin
 import fcntl
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def claim(out: Path, settings: dict) -> None:
 
 def replace(file: Path, text: str) -> None:
     """Writes a file that appears whole or not at all."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary = file.with_name(f"{file.name}.{secrets.token_hex(4)}.tmp")  # several machines may write it
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, file)
 

@@ -20,9 +20,8 @@ from videorl.loading.pool import Loader
 from videorl.loading.worker import Job
 from videorl.registry import UserError
 from videorl.search.cache import Cache, Video
-from videorl.search.windows import Windows, timing
+from videorl.search.windows import Timings, Windows
 from videorl.spec import Clip
-from videorl.video.errors import VideoError
 from videorl.video.folder import File
 
 SAVE_EVERY = 20  # videos
@@ -77,7 +76,7 @@ def fill(
     folder: Path,
     files: Sequence[File],
     embedder: Embedder,
-    make_loader: Callable[[Windows], Loader],
+    make_loader: Callable[[Timings | Windows], Loader],
     *,
     stride: float,
     batch: int,
@@ -89,17 +88,21 @@ def fill(
     saved every few videos, and when an error or Ctrl-C ends this.
     """
     cache.keep(files)
-    todo, unreadable = [], {}
-    for file in _shown([file for file in files if file not in cache.videos], "looking at videos", "video"):
-        try:
-            timed = timing(os.path.join(folder, file.path), embedder.seconds, stride, max_pixels)
-        except VideoError as error:
-            unreadable[file.path] = f"{error.stage}: {error.reason}"
-        else:
-            todo.append((file, *timed))
-    windows = [(os.path.join(folder, file.path), start) for file, _, starts in todo for start in starts]
+    files = [file for file in files if file not in cache.videos]
+    if not files:
+        return {}
+    paths = [os.path.join(folder, file.path) for file in files]
+    todo, windows, unreadable = [], [], {}
+    with contextlib.closing(make_loader(Timings(paths, embedder.seconds, stride, max_pixels))) as loader:
+        timed = read_each(loader, len(paths), 1, lambda batch: batch["timing"], "looking at videos", "video")
+        for file, path, found in zip(files, paths, timed):
+            if isinstance(found, str):
+                unreadable[file.path] = found
+            else:
+                todo.append((file, *found))
+                windows += [(path, start) for start in found[1]]
     with contextlib.closing(make_loader(Windows(windows, embedder.clip, max_pixels))) as loader:
-        rows = _rows(loader, len(windows), embedder, batch)
+        rows = read_each(loader, len(windows), batch, embedder.videos, "embedding windows", "window")
         return unreadable | _store(cache, todo, rows)
 
 
@@ -123,12 +126,14 @@ def _store(
     return unreadable
 
 
-def _rows(loader: Loader, count: int, embedder: Embedder, size: int) -> Iterator[np.ndarray | str]:
-    """The embedding [D] of every window, in order; a text that says why it cannot be read."""
+def read_each(
+    loader: Loader, count: int, size: int, use: Callable[[dict], Sequence], title: str, unit: str
+) -> Iterator[object | str]:
+    """What `use` makes of every sample, in order, from batches of `size`; a text that says why it cannot be read."""
     jobs = [Job(0, k, list(range(k, min(k + size, count)))) for k in range(0, count, size)]
-    with _shown(range(count), "embedding windows", "window") as bar:
+    with _shown(range(count), title, unit) as bar:
         for job, batch in zip(jobs, loader.run(jobs)):
-            found = {} if batch is None else dict(zip(batch["index"].tolist(), embedder.videos(batch)))
+            found = {} if batch is None else dict(zip(batch["index"].tolist(), use(batch)))
             bar.update(len(job.samples))
             for i in job.samples:
                 bad = loader.quarantine.rows.get(i)

@@ -1,19 +1,23 @@
 """The result of a search as one HTML file that loads nothing: the clips that were found play in it."""
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
+import torch
 from markupsafe import Markup
 from PIL import Image
 
 from videorl import report
+from videorl.loading.pool import Loader
 from videorl.registry import UserError
 from videorl.report.gallery import FRAMES, webp
 from videorl.search import Hit
-from videorl.video.errors import VideoError
+from videorl.search.embed import read_each
 from videorl.video.spans import Crop, Spans
 
 SIDE = 168  # pixels
@@ -43,7 +47,7 @@ def write(
         unreadable=unreadable,
         style=Markup((report.HERE / "style.css").read_text(encoding="utf-8")),
     )
-    draft = file.with_name(file.name + ".part")
+    draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
     try:
         # Names of files may hold bytes that are no UTF-8, which Python carries as lone surrogates.
         draft.write_bytes(text.encode("utf-8", "backslashreplace"))
@@ -52,14 +56,38 @@ def write(
         raise UserError(f"{file} cannot be written: {error.strerror}; name another file with --out") from None
 
 
-def tile(folder: Path, hit: Hit, max_pixels: int) -> Tile:
-    """What the model saw of a clip: the central square."""
-    path = Path(os.path.abspath(folder / hit.path))
-    link = f"{path.as_uri()}#t={hit.start:.1f},{hit.end:.1f}"
-    try:
-        with Spans(path, max_pixels=max_pixels) as video:
+class Tiles:
+    """The tile of each hit, as a data set: what the model saw of a clip, the central square."""
+
+    split, epoch = "test", 0
+
+    def __init__(self, folder: Path, hits: Sequence[Hit], max_pixels: int):
+        self.folder, self.hits, self.max_pixels = folder, hits, max_pixels
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def path(self, i: int) -> str:
+        return os.path.abspath(self.folder / self.hits[i].path)
+
+    def bare(self, i: int, reason: str = "") -> Tile:
+        hit = self.hits[i]
+        return Tile(hit, f"{Path(self.path(i)).as_uri()}#t={hit.start:.1f},{hit.end:.1f}", reason=reason)
+
+    def __getitem__(self, i: int) -> dict:
+        hit = self.hits[i]
+        with Spans(self.path(i), max_pixels=self.max_pixels) as video:
             frames = video.clip(hit.start, frames=FRAMES, fps=FRAMES / (hit.end - hit.start), crop=Crop(SIDE))
-    except VideoError as error:
-        return Tile(hit, link, reason=error.reason)
-    pictures = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).numpy()]
-    return Tile(hit, link, webp(pictures), webp(pictures[FRAMES // 2 :][:1]))
+        pictures = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).numpy()]
+        tile = replace(self.bare(i), moving=webp(pictures), still=webp(pictures[FRAMES // 2 :][:1]))
+        return {"tile": tile, "index": torch.tensor(i)}
+
+
+def make_tiles(
+    folder: Path, hits: Sequence[Hit], make_loader: Callable[[Tiles], Loader], *, max_pixels: int
+) -> list[Tile]:
+    """The tiles of all hits, also of those whose pictures cannot be made. `make_loader` as in `embed.fill`."""
+    data = Tiles(folder, hits, max_pixels)
+    with contextlib.closing(make_loader(data)) as loader:
+        found = read_each(loader, len(hits), 1, lambda batch: batch["tile"], "making pictures", "clip")
+        return [data.bare(i, tile) if isinstance(tile, str) else tile for i, tile in enumerate(found)]
