@@ -50,7 +50,7 @@ setup(
     package_data={
         "videorl": ["defaults.yaml"],
         "videorl.convert": ["*.json"],
-        "videorl.report": ["*.j2", "*.css", "*.js"],
+        "videorl.report": ["*.j2", "sections/*.j2", "*.css", "*.js"],
         "videorl.search": ["*.j2"],
     },
     install_requires=INSTALL_REQUIRES,

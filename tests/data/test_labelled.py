@@ -4,13 +4,14 @@ import json
 import os
 import pickle
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from videorl.data.labelled import ActivityNet, Kinetics, SomethingSomething
 from videorl.registry import UserError
-from videorl.spec import Clip, Reading, Spec, Views
+from videorl.spec import Clip, Masking, Reading, Spec, Views
 
 VALUES = {
     "num_classes": 5,
@@ -203,6 +204,24 @@ def test_class_names_are_ordered_by_number(read, tmp_path):
     assert read("a 1\n").classes == ("a", "b", "été", "d", "e")
     (tmp_path / "mine.json").write_text(json.dumps({str(i): i for i in range(5)}), encoding="utf-8")
     assert read("a 1\n", class_names=str(tmp_path / "mine.json")).classes == tuple("01234")
+
+
+def test_samples_of_each_class_are_counted(read, tmp_path):
+    (tmp_path / "train.csv").write_text("a 1\nb 4\nc 1\n")
+    spec = Spec(Clip(4, 2, 32, 32), labels={"kinetics": 5}, space="kinetics")
+    values = {**VALUES, "annotations": str(tmp_path)}
+    assert Kinetics(spec, "train", **values).class_counts["kinetics"].tolist() == [0, 2, 0, 0, 1]
+    (tmp_path / "train.csv").write_text("a 1,4\nb 4\n")
+    assert Kinetics(spec, "train", **{**values, "multi_label": True}).class_counts["kinetics"].tolist() == [
+        0,
+        1,
+        0,
+        0,
+        2,
+    ]
+    masked = replace(spec, masking=Masking(ratio=0.5))
+    (tmp_path / "train.csv").write_text("a 1\n")
+    assert Kinetics(masked, "train", **values).class_counts == {}
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def trained(machines, tmp_path_factory) -> Run:
 def test_a_run_of_two_machines(trained):
     facts = json.loads((trained.out / "run.json").read_text())
     data = facts["data"]["faulty/train"]
-    assert data["samples"] == 14
+    assert data["samples"] == sum(data["classes"]["faulty"].values()) == 14
     assert [(m["samples"], m["again"]) for m in data["machines"]] == [(5, 3), (9, 0)]
     assert facts["data"]["faulty/val"]["samples"] == 4
     assert trained.final()["data"] == data["fingerprint"]

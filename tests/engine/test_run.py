@@ -3,6 +3,7 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 
 from videorl.engine import run
@@ -68,6 +69,17 @@ def test_data_sets_are_listed_with_size_and_hash():
         "kinetics/train": {"samples": 3, "fingerprint": "ab12"},
         "kinetics/val": {"samples": 2, "fingerprint": "cd34"},
     }
+
+
+def test_classes_are_listed_with_their_samples():
+    data = Annotations(3, "ab12")
+    data.class_counts, data.class_names = {"toy": np.array([2, 0, 1])}, {"toy": ("a", "b", "c")}
+    facts = run.annotations(data)
+    assert facts == {"samples": 3, "fingerprint": "ab12", "classes": {"toy": {"a": 2, "b": 0, "c": 1}}}
+    assert run.all_classes([facts, facts]) == {"classes": {"toy": {"a": 4, "b": 0, "c": 2}}}
+    data.class_names = {"toy": ()}
+    assert run.annotations(data)["classes"] == {"toy": {"0": 2, "1": 0, "2": 1}}
+    assert run.all_classes([{"samples": 3}]) == {}
 
 
 class Annotations:

@@ -86,6 +86,15 @@ class ClipDataset:
         return {self.spec.space: self.classes}
 
     @property
+    def class_counts(self) -> dict[str, np.ndarray]:
+        """Label space to the samples of each class [C]; none where labels do not count (pre-training)."""
+        labels, space = self.records.labels, self.spec.space
+        if self.spec.masking.ratio or space not in self.spec.labels:
+            return {}
+        counts = np.bincount(labels, minlength=self.spec.labels[space]) if labels.ndim == 1 else labels.sum(0)
+        return {space: counts.astype(np.int64)}
+
+    @property
     def fingerprint(self) -> str:
         return self.records.fingerprint
 

@@ -56,6 +56,12 @@ class Joint:
         return {space: names for of_one in found for space, names in of_one.items()}
 
     @property
+    def class_counts(self) -> dict[str, np.ndarray]:
+        """Label space to the samples of each class [C], replicas not counted."""
+        found = [getattr(data, "class_counts", {}) for data in self.parts.values()]
+        return {space: counts for of_one in found for space, counts in of_one.items()}
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all files and labels, and of the order and number of the data sets."""
         text = "\n".join(f"{name} {replica} {self.parts[name].fingerprint}" for name, replica in self.members)

@@ -173,10 +173,12 @@ class TrainData:
     def facts(self) -> dict:
         """What `run.json` says of it; `again`: samples of a machine that come again in an epoch, for it has too few."""
         facts = {"samples": sum(m["samples"] for m in self.machines), "fingerprint": self.fingerprint}
+        facts |= run.all_classes(self.machines)
         if len(self.machines) == 1:
             return facts
         taken = self.steps * self.plan.share
-        return facts | {"machines": [{**m, "again": max(taken - m["samples"], 0)} for m in self.machines]}
+        parts = [{"samples": m["samples"], "fingerprint": m["fingerprint"]} for m in self.machines]
+        return facts | {"machines": [{**part, "again": max(taken - part["samples"], 0)} for part in parts]}
 
     @property
     def readers(self) -> slice:

@@ -37,11 +37,11 @@ def run_phases(cfg) -> None:
                     results = test(cfg, evaluations, alive=lambda doing: _go_on(watch, doing, folder))
                 except UserError:
                     if dist.is_main():  # of what was trained and measured until then
-                        log.attempt("report.html", lambda: _report(folder))
+                        _report(folder)
                     raise
         if dist.is_main():
             run.note(folder, {"finished": run.now()})
-            log.attempt("report.html", lambda: _report(folder))
+            _report(folder)
             if cfg.TEST.ENABLE and results:
                 log.table("results", evaluate.table(results))
 
@@ -60,6 +60,10 @@ def _go_on(watch: Watch, doing: str, folder: Path) -> None:
 
 
 def _report(folder: Path) -> None:
+    """Writes the report; whatever goes wrong there is said in one line, and changes nothing of how the run ends."""
     from videorl import report
 
-    logger.info("report: %s", report.write(folder).resolve())
+    try:
+        logger.info("report: %s", report.write(folder).resolve())
+    except Exception as error:
+        logger.warning("report.html cannot be written (%s: %s)", type(error).__name__, " ".join(str(error).split()))

@@ -10,7 +10,7 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -102,8 +102,23 @@ def agreed_machines(name: str, data, machines: int) -> list[dict]:
 
 
 def annotations(data) -> dict:
-    """Size and hash of the annotations of a data set."""
-    return {"samples": len(data), "fingerprint": data.fingerprint}
+    """Size and hash of the annotations of a data set, and its samples of each class where it has labels that count."""
+    facts = {"samples": len(data), "fingerprint": data.fingerprint}
+    if counts := getattr(data, "class_counts", {}):
+        names = {space: data.class_names.get(space) or map(str, range(len(row))) for space, row in counts.items()}
+        facts["classes"] = {space: dict(zip(names[space], row.tolist())) for space, row in counts.items()}
+    return facts
+
+
+def all_classes(machines: Sequence[dict]) -> dict:
+    """The entry `classes` of the annotations of all machines together, if they have it."""
+    parts = [facts["classes"] for facts in machines if "classes" in facts]
+    total = (
+        {space: {name: sum(p[space][name] for p in parts) for name in parts[0][space]} for space in parts[0]}
+        if parts
+        else {}
+    )
+    return {"classes": total} if total else {}
 
 
 def describe(cfg, data: dict[str, dict], batch: dict) -> dict:

@@ -1,22 +1,30 @@
 """One HTML file per run: what came out, how it went, where it errs, and how to run it again."""
 
 import base64
-import datetime
 import hashlib
 import json
 import os
 import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
 from markupsafe import Markup
 
-from videorl.report.classes import classes
+from videorl.metrics.proportion import hits_of
+from videorl.report.classes import classes, interval, trained_on
 from videorl.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, charts
-from videorl.report.gallery import CLIPS, gallery
-from videorl.report.read import Reconstructions, RunFolder, metric, number, percent, read, text_of
+from videorl.report.gallery import CLIPS, LISTED, gallery
+from videorl.report.predictions import Reconstructions
+from videorl.report.read import NO_METRICS, RunFolder, metric, number, one_line, percent, read, text_of
 from videorl.report.reconstructions import HERE, strip, templates
 
 QUARANTINE_ROWS = 200
+CLASS_ROWS = 40  # of a training set's classes
+BOX = {
+    **{"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM}
+}
 
 
 def write(output_dir: Path) -> Path:
@@ -24,7 +32,7 @@ def write(output_dir: Path) -> Path:
 
     The page is a pure function of the files of the run (run.json, metrics.jsonl, results.json, predictions/*.npz,
     quarantine.jsonl) and of the videos that the predictions point to. It holds everything itself: it opens without a
-    network, and loads nothing. A file that is absent or cut off costs its section, and the page says so.
+    network, and loads nothing. A file that is absent or damaged costs its section, and the page says so.
     """
     output_dir = Path(output_dir)
     target, draft = output_dir / "report.html", output_dir / "report.html.part"
@@ -34,43 +42,119 @@ def write(output_dir: Path) -> Path:
     return target
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: `content` gives the names of its template sections/NAME.html.j2, or None where the run has
+    nothing of the kind."""
+
+    name: str
+    title: str
+    content: Callable[[RunFolder], dict | None]
+
+
 def page(folder: RunFolder) -> str:
     """The report as HTML; the template escapes all text, and only our own style and script may run."""
     environment = templates()
     environment.filters |= {"percent": percent, "metric": metric, "text_of": text_of, "data": _data}
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
-    clips = max(4, CLIPS // max(1, len(folder.predictions)))
-    bad = sorted(folder.quarantine, key=lambda row: (-_count(row), str(row.get("path"))))
+    drawn = {section: _drawn(environment, section, folder) for section in SECTIONS}
     return environment.get_template("page.html.j2").render(
         folder=folder,
-        run=folder.run,
-        results=_results(folder),
-        charts=charts(folder),
-        box={
-            "width": WIDTH,
-            "height": HEIGHT,
-            "left": LEFT,
-            "right": WIDTH - RIGHT,
-            "top": TOP,
-            "bottom": HEIGHT - BOTTOM,
-        },
-        classes=[classes(p) for p in folder.predictions],
-        galleries=[(p.name, gallery(p, clips)) for p in folder.predictions[: CLIPS // 4]],
-        scored=bool(folder.predictions or not folder.reconstructions or _unread_predictions(folder)),
-        reconstructions=[(r.name, _strips(r)) for r in folder.reconstructions],
-        quarantine=bad[:QUARANTINE_ROWS],
-        quarantined=len(bad),
         status=_status(folder),
-        facts=_facts(folder.run),
-        command=_command(folder.run),
+        sections={section: html for section, html in drawn.items() if html},
         style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def _unread_predictions(folder: RunFolder) -> list[str]:
-    return [name for name in folder.absent if name.startswith("predictions")]
+def _drawn(environment: jinja2.Environment, section: Section, folder: RunFolder) -> Markup:
+    try:
+        content = section.content(folder)
+        if content is None:
+            return Markup()
+        return Markup(environment.get_template(f"sections/{section.name}.html.j2").render(folder=folder, **content))
+    # Damage that no check has foreseen may raise anything here; the other sections must come out all the same.
+    except Exception as error:
+        reason = f"This section cannot be made: {type(error).__name__}: {one_line(error)}"
+        return Markup('<p class="absent">{}</p>').format(reason)
+
+
+def _data(value) -> Markup:
+    """JSON for a <script> element: no text in it can close the element or open a comment."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _status(folder: RunFolder) -> str:
+    started, finished = folder.run.get("started"), folder.run.get("finished")
+    steps = f"last logged step {folder.train[-1]['step']}" if folder.train else ""
+    if not started:
+        return steps
+    if not finished:
+        return ", ".join(filter(None, [f"not finished; started {started}", steps]))
+    return ", ".join(filter(None, [f"finished {finished} after {finished - started}", steps]))
+
+
+# ---- sections --------------------------------------------------------------------------------------------------------
+
+
+def _results(folder: RunFolder) -> dict:
+    """Final numbers by evaluation; of a run without them the latest of training, named as such."""
+    protocols, found = folder.results.get("protocol", {}), folder.results.get("evals", {})
+    if not found:
+        found = {name: lines[-1] for name, lines in folder.evals.items()}
+        protocols = {name: f"Not final: measured in training at step {row['step']}." for name, row in found.items()}
+    rows = [
+        {
+            "name": name,
+            "protocol": protocols.get(name, ""),
+            "n": text_of(row.get("n")),
+            "of": text_of(row.get("of")),
+            "part": _part(row.get("n"), row.get("of")),
+            "short": row.get("n") != row.get("of"),
+            "metrics": [(k, v, _interval(k, v, row.get("n"))) for k, v in row.items() if k not in NO_METRICS],
+        }
+        for name, row in found.items()
+    ]
+    return {"results": rows}
+
+
+def _part(n, of) -> str:
+    return f", {100 * n / of:.1f} %" if number(n) and number(of) and 0 <= n < of else ""
+
+
+def _interval(name: str, value, n) -> str:
+    hits = hits_of(name, value, n)
+    return "" if hits is None else interval(hits, n)
+
+
+def _curves(folder: RunFolder) -> dict:
+    return {"charts": charts(folder), "box": BOX}
+
+
+def _classes(folder: RunFolder) -> dict | None:
+    trained = [dict(one.counts) for one in trained_on(folder)]
+    shown = [classes(p, next((t for t in trained if t.keys() == {*p.classes}), None)) for p in folder.predictions]
+    return {"classes": shown} if _has_scores(folder) else None
+
+
+def _clips(folder: RunFolder) -> dict | None:
+    tiles = max(4, CLIPS // max(1, len(folder.predictions)))
+    galleries = [gallery(p, tiles) for p in folder.predictions[: CLIPS // 4]]
+    return {"galleries": galleries, "listed": LISTED} if _has_scores(folder) else None
+
+
+def _has_scores(folder: RunFolder) -> bool:
+    """Whether there are predictions, or some are missing: not where a masked model has reconstructions alone."""
+    unread = any(name.startswith("predictions") for name in folder.absent)
+    return bool(folder.predictions or not folder.reconstructions or unread)
+
+
+def _reconstructions(folder: RunFolder) -> dict | None:
+    return (
+        {"reconstructions": [(r.name, _strips(r)) for r in folder.reconstructions]} if folder.reconstructions else None
+    )
 
 
 def _strips(found: Reconstructions) -> list:
@@ -80,65 +164,44 @@ def _strips(found: Reconstructions) -> list:
     ]
 
 
-def _data(value) -> Markup:
-    """JSON for a <script> element: no text in it can close the element or open a comment."""
-    return Markup(json.dumps(value).replace("<", "\\u003c"))
+def _quality(folder: RunFolder) -> dict:
+    bad = sorted(folder.quarantine, key=lambda row: (-_count(row), str(row.get("path"))))
+    return {
+        "quarantine": bad[:QUARANTINE_ROWS],
+        "quarantined": len(bad),
+        "data": folder.run.get("data", {}),
+        "trained": trained_on(folder),
+        "class_rows": CLASS_ROWS,
+    }
 
 
 def _count(row: dict) -> int:
     return row["count"] if isinstance(row.get("count"), int) else 1
 
 
-def _results(folder: RunFolder) -> list[dict]:
-    """Final numbers by evaluation; of a run without them the latest of training, named as such."""
-    protocols, found = folder.results.get("protocol") or {}, folder.results.get("evals") or {}
-    if not found:
-        found = {name: lines[-1] for name, lines in folder.evals.items()}
-        protocols = {name: f"Not final: measured in training at step {row['step']}." for name, row in found.items()}
-    return [
-        {
-            "name": name,
-            "protocol": protocols.get(name, ""),
-            "n": text_of(row.get("n")),
-            "of": text_of(row.get("of")),
-            "part": _part(row.get("n"), row.get("of")),
-            "short": row.get("n") != row.get("of"),
-            "metrics": {k: v for k, v in row.items() if k not in ("kind", "name", "step", "epoch", "n", "of", "time")},
-        }
-        for name, row in found.items()
-    ]
-
-
-def _part(n, of) -> str:
-    return f", {100 * n / of:.1f} %" if number(n) and number(of) and n < of else ""
-
-
-def _status(folder: RunFolder) -> str:
-    started, finished = folder.run.get("started"), folder.run.get("finished")
-    steps = f"last logged step {folder.train[-1]['step']}" if folder.train else ""
-    if not started:
-        return steps
-    if not finished:
-        return ", ".join(filter(None, [f"not finished; started {_time(started)}", steps]))
-    return ", ".join(filter(None, [f"finished {_time(finished)} after {_time(finished) - _time(started)}", steps]))
-
-
-def _time(iso: str) -> datetime.datetime:
-    # Python 3.10 does not know the Z of UTC.
-    return datetime.datetime.fromisoformat(iso.replace("Z", "+00:00")).replace(microsecond=0)
-
-
-def _facts(run: dict) -> list[tuple[str, str]]:
-    git = run.get("git") or {}
+def _rerun(folder: RunFolder) -> dict:
+    run, git = folder.run, folder.run.get("git", {})
+    argv = [str(word) for word in run.get("argv", [])]
     commit = str(git.get("commit") or "")
-    state = " with uncommitted changes" if git.get("dirty") else ""
-    facts = [("Device", run.get("device")), ("Host", run.get("host")), ("Commit", commit and commit + state)]
+    facts = [("Device", run.get("device")), ("Host", run.get("host"))]
+    facts += [("Commit", commit and commit + " with uncommitted changes" * bool(git.get("dirty")))]
     facts += [("Started", run.get("started")), ("Finished", run.get("finished"))]
-    facts += [(name, version) for name, version in (run.get("versions") or {}).items()]
-    facts += [(f"Batch: {name}", value) for name, value in (run.get("batch") or {}).items()]
-    return [(name, text_of(value)) for name, value in facts if value not in (None, "")]
+    facts += [*run.get("versions", {}).items()]
+    facts += [(f"Batch: {name}", value) for name, value in run.get("batch", {}).items()]
+    return {
+        "command": shlex.join(["python", *argv] if argv and argv[0].endswith(".py") else argv),
+        "dirty": git.get("dirty"),
+        "facts": [(name, text_of(value)) for name, value in facts if value not in (None, "")],
+        "config": run.get("config"),
+    }
 
 
-def _command(run: dict) -> str:
-    argv = [str(word) for word in run.get("argv") or []]
-    return shlex.join(["python", *argv] if argv and argv[0].endswith(".py") else argv)
+SECTIONS = (
+    Section("results", "Results", _results),
+    Section("curves", "Curves", _curves),
+    Section("classes", "Classes", _classes),
+    Section("clips", "Clips", _clips),
+    Section("reconstructions", "Reconstructions", _reconstructions),
+    Section("quality", "Data quality", _quality),
+    Section("rerun", "Rerun", _rerun),
+)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from videorl.metrics import is_fraction
-from videorl.report.read import RunFolder, number, percent, text_of
+from videorl.report.read import NO_METRICS, RunFolder, number, percent, text_of
 
 WIDTH, HEIGHT = 440, 220
 LEFT, RIGHT, TOP, BOTTOM = 50, 22, 10, 26  # margins around the plot
 GROUPS = 200  # columns of a chart at most: neighbouring steps share one, which keeps their least and greatest value
+LARGEST = 1e300  # what is beyond it counts as infinite
 MARKED = 40  # a line of up to so many points marks each
 
 
@@ -43,49 +44,79 @@ class Chart:
 
 
 def charts(folder: RunFolder) -> list[Chart]:
-    """The charts of a run: loss, its parts, learning rate, gradient norm, time per step, and every evaluation."""
+    """The charts of a run: loss, its parts, learning rate, gradient norm, time per step, and every evaluation.
+
+    A metric that training and evaluations have in common stands in one chart.
+    """
     train = folder.train
     epochs = {line["step"]: line.get("epoch") for line in [*train, *sum(folder.evals.values(), [])]}
-    loss = _line("loss", train, "loss")
-    parts = sorted({name for line in train for name in line.get("losses") or {}})
+    loss = _line("each step", train, "loss")
     flat = [{"step": line["step"], **(line.get("losses") or {})} for line in train]
+    parts = sorted({name for line in flat for name in line} - {"step"})
     wanted = [
-        ("Loss", [_faint(loss), _smoothed(loss)], ""),
-        ("Parts of the loss", [_smoothed(_line(name, flat, name)) for name in parts] if len(parts) > 1 else [], ""),
-        ("Learning rate", [_line("lr", train, "lr")], ""),
-        ("Gradient norm", [_line("norm before clipping", train, "grad_norm")], ""),
-        ("Top-1 on training batches", [_smoothed(_line("top1", train, "top1"))], ""),
-        ("Seconds per step", [_line("whole step", train, "dt"), _line("waiting for data", train, "dt_data")], ""),
+        ("Loss", [_faint(loss), _smoothed("loss", loss), *_evaluated("loss", folder)]),
+        ("Parts of the loss", [_smoothed(name, _line(name, flat, name)) for name in parts] if len(parts) > 1 else []),
+        *((metric, _compared(metric, folder)) for metric in _metrics(train) if metric != "loss"),
+        ("Learning rate", [_line("lr", train, "lr")]),
+        ("Gradient norm", [_line("norm before clipping", train, "grad_norm")]),
+        ("Seconds per step", [_line("whole step", train, "dt"), _line("waiting for data", train, "dt_data")]),
     ]
+    found = [(title, [line for line in lines if len(line.x)], "") for title, lines in wanted]
     for name, lines in folder.evals.items():
-        wanted += _evaluation(name, lines)
-    drawn = [(title, [line for line in lines if len(line.x)], note) for title, lines, note in wanted]
-    return [_chart(title, lines, note, epochs) for title, lines, note in drawn if lines]
+        found += _evaluation(name, lines, alone={*_metrics(lines)} - {"loss", *_metrics(train)})
+    return [_chart(title, lines, note, epochs) for title, lines, note in found if lines]
 
 
-def _evaluation(name: str, lines: list[dict]) -> list[tuple[str, list[Line], str]]:
-    """One chart for the metrics that are fractions, and one for each that is not: they share no axis."""
-    metrics = [key for key in lines[-1] if key not in ("kind", "name", "step", "epoch", "n", "of", "time")]
-    curves = [_line(metric, lines, metric) for metric in metrics]
-    fractions = [c for c in curves if len(c.x) and all(is_fraction(c.name, y) for y in c.y[np.isfinite(c.y)])]
-    for curve in fractions:
-        curve.last = percent(float(curve.y[-1]))
+def _metrics(lines: list[dict]) -> list[str]:
+    """What lines hold beside the position and the cost of a step."""
+    return [key for key in dict.fromkeys(key for line in lines for key in line) if key not in NO_METRICS]
+
+
+def _compared(metric: str, folder: RunFolder) -> list[Line]:
+    """A metric on training batches, and on the data of each evaluation that has it."""
+    lines = [_smoothed("training batches", _line(metric, folder.train, metric)), *_evaluated(metric, folder)]
+    return _as_percent(metric, lines)
+
+
+def _evaluated(metric: str, folder: RunFolder) -> list[Line]:
+    return [line for name, lines in folder.evals.items() if len((line := _line(name, lines, metric)).x)]
+
+
+def _evaluation(name: str, lines: list[dict], alone: set[str]) -> list[tuple[str, list[Line], str]]:
+    """One chart for those metrics that are fractions, and one for each that is not: they share no axis.
+
+    `alone`: the metrics that stand in no chart yet.
+    """
+    curves = [curve for metric in _metrics(lines) if metric in alone and len((curve := _line(metric, lines, metric)).x)]
+    fractions = [c for c in curves if _is_fraction(c.name, c)]
     note = f"last: n={text_of(lines[-1].get('n'))}/{text_of(lines[-1].get('of'))}"
     others = [(f"{name}: {c.name}", [c], note) for c in curves if c not in fractions]
-    return [(f"{name}: metrics", fractions, note), *others]
+    return [(f"{name}: metrics", [_as_percent(c.name, [c])[0] for c in fractions], note), *others]
+
+
+def _is_fraction(metric: str, line: Line) -> bool:
+    return all(is_fraction(metric, y) for y in line.y[np.isfinite(line.y)])
+
+
+def _as_percent(metric: str, lines: list[Line]) -> list[Line]:
+    if all(_is_fraction(metric, line) for line in lines):
+        for line in lines:
+            line.last = percent(float(line.y[-1])) if len(line.y) else ""
+    return lines
 
 
 def _line(name: str, lines: list[dict], key: str) -> Line:
     points = [(line["step"], line[key]) for line in lines if number(line.get(key))]
     x, y = np.array(points, dtype=float).reshape(-1, 2).T
+    y = np.where(np.abs(y) >= LARGEST, np.copysign(np.inf, y), y)
     return Line(name, x, y, last=text_of(float(y[-1])) if len(y) else "")
 
 
 def _faint(line: Line) -> Line:
-    return Line("each step", line.x, line.y, faint=True, last=line.last)
+    return Line(line.name, line.x, line.y, faint=True, last=line.last)
 
 
-def _smoothed(line: Line) -> Line:
+def _smoothed(name: str, line: Line) -> Line:
     """Exponential moving average over a fortieth of the points, without the bias of its start; NaN is passed over."""
     keep = 1 - 1 / max(1.0, len(line.y) / 40)
     total, weight, values = 0.0, 0.0, []
@@ -93,8 +124,9 @@ def _smoothed(line: Line) -> Line:
         if math.isfinite(value):
             total, weight = keep * total + value, keep * weight + 1
         values.append(total / weight if weight else math.nan)
-    name = f"{line.name}, smoothed" if keep else line.name
-    return Line(name, line.x, np.array(values), last=text_of(values[-1]) if values else "")
+    return Line(
+        f"{name}, smoothed" if keep else name, line.x, np.array(values), last=text_of(values[-1]) if values else ""
+    )
 
 
 def _chart(title: str, lines: list[Line], note: str, epochs: dict) -> Chart:

@@ -1,25 +1,31 @@
-"""A few clips of an evaluation, right and wrong ones, as small animated pictures."""
+"""The clips of an evaluation: a few, right and wrong ones, as small animated pictures, and many more in a list."""
 
 import base64
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
-from videorl.report.read import Predictions, text_of
+from videorl.report.predictions import Predictions
+from videorl.report.read import one_line, text_of
 
 CLIPS = 24
+LISTED = 10_000  # clips in the list at most
 FRAMES, SECONDS = 8, 4.0  # frames shown of the middle seconds of a video
 SHORT_SIDE, LONG_SIDE, MILLISECONDS = 104, 232, 250
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A clip with its prediction; where no picture can be made, `reason` says why."""
+    """A clip with its prediction; where no picture can be made, `reason` says why. `row`: its place in the list."""
 
+    row: int
     path: str
+    link: str
     true: str
     predicted: str
     score: str
@@ -29,38 +35,74 @@ class Tile:
     reason: str = ""
 
 
-def gallery(predictions: Predictions, clips: int) -> list[Tile]:
-    """Up to `clips` tiles: wrong predictions first, the surest ahead; then right ones, spread evenly over the rows."""
-    return [_tile(predictions, row) for row in choose(predictions, clips)]
+@dataclass(frozen=True)
+class Gallery:
+    """Clips of an evaluation. `data`, for the script of the page: names of classes, and of each listed clip its link
+    (what follows `folder`), true classes, predicted class and score; the clips of the tiles come first."""
+
+    name: str
+    tiles: list[Tile]
+    clips: int
+    data: dict
+
+
+def gallery(predictions: Predictions, tiles: int) -> Gallery:
+    """Up to `tiles` clips with pictures, and up to LISTED in the list: wrong predictions first, the surest ahead."""
+    shown = choose(predictions, tiles)
+    rows = list(dict.fromkeys([*shown, *predictions.order()[:LISTED].tolist()]))[:LISTED]
+    links = [link(str(predictions.paths[row])) for row in rows]
+    folder = links[0] if len(links) == 1 else os.path.commonprefix(links)
+    folder = folder[: folder.rindex("/") + 1]
+    listed = [
+        [at.removeprefix(folder), predictions.true(row), int(predictions.predicted[row]), _score(predictions, row)]
+        for row, at in zip(rows, links, strict=True)
+    ]
+    return Gallery(
+        name=predictions.name,
+        tiles=[_tile(predictions, row, place) for place, row in enumerate(shown)],
+        clips=len(predictions.scores),
+        data={"names": predictions.classes, "folder": folder, "clips": listed},
+    )
 
 
 def choose(predictions: Predictions, clips: int) -> list[int]:
-    """The rows to show: half wrong and half right, or more of the one where the other has too few."""
-    wrong, right = np.flatnonzero(~predictions.right), np.flatnonzero(predictions.right)
+    """The rows to show: half wrong and half right, or more of the one where the other has too few.
+
+    Wrong ones come first, the surest ahead; the right ones are spread evenly over the rows.
+    """
+    order, hits = predictions.order(), int(predictions.right.sum())
+    wrong, right = order[: len(order) - hits], order[len(order) - hits :]
     from_right = min(len(right), max(clips // 2, clips - len(wrong)))
-    from_wrong = min(len(wrong), clips - from_right)
-    sure = predictions.scores[wrong, predictions.predicted[wrong]]
     spread = np.linspace(0, max(len(right) - 1, 0), from_right).astype(int)
-    return [*wrong[np.argsort(-sure, kind="stable")][:from_wrong].tolist(), *right[spread].tolist()]
+    return [*wrong[: clips - from_right].tolist(), *right[spread].tolist()]
 
 
-def _tile(predictions: Predictions, row: int) -> Tile:
-    predicted, path = int(predictions.predicted[row]), str(predictions.paths[row])
-    scores = predictions.scores[row]
-    value = float(scores[predicted])
-    fractions = bool(np.all((scores >= 0) & (scores <= 1)))
+def link(path: str) -> str:
+    """Where a browser of this machine finds a file."""
+    return "file://" + quote(os.fsencode(os.path.abspath(path)))
+
+
+def _score(predictions: Predictions, row: int) -> str:
+    value = float(predictions.scores[row, predictions.predicted[row]])
+    return f"{100 * value:.0f} %" if predictions.fractions else f"score {text_of(value)}"
+
+
+def _tile(predictions: Predictions, row: int, place: int) -> Tile:
+    path = str(predictions.paths[row])
     tile = {
+        "row": place,
         "path": path,
-        "true": predictions.true_names(row),
-        "predicted": predictions.classes[predicted],
-        "score": f"{100 * value:.0f} %" if fractions else f"score {text_of(value)}",
+        "link": link(path),
+        "true": ", ".join(predictions.classes[c] for c in predictions.true(row)) or "none",
+        "predicted": predictions.classes[predictions.predicted[row]],
+        "score": _score(predictions, row),
         "right": bool(predictions.right[row]),
     }
     try:
         pictures = _pictures(path)
     # A damaged file can make a decoder raise anything; the report must come out all the same, and shows the reason.
     except Exception as error:
-        return Tile(**tile, reason=str(error).replace(path, Path(path).name) or type(error).__name__)
+        return Tile(**tile, reason=one_line(error).replace(path, Path(path).name))
     return Tile(**tile, moving=webp(pictures), still=webp(pictures[len(pictures) // 2 :][:1]))
 
 

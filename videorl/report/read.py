@@ -1,59 +1,20 @@
-"""Reads a run's folder. Every file may be absent or cut off: what is missing is said in words, never guessed."""
+"""Reads a run's folder. Every file may be absent or damaged: what is not used is said in words, never guessed."""
 
+import datetime
 import json
 import math
-import zipfile
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from videorl.metrics import is_fraction
+from videorl.report.predictions import Predictions, Reconstructions, read_predictions
 
-
-@dataclass(frozen=True)
-class Predictions:
-    """An evaluation's predictions; labels are class numbers [N], or multi-hot [N, C]. Unlabelled rows are dropped."""
-
-    name: str
-    labels: np.ndarray
-    scores: np.ndarray  # [N, C]
-    paths: np.ndarray  # [N] str
-    classes: list[str]
-    dropped: int
-
-    @property
-    def several(self) -> bool:
-        """Whether a clip may have several labels."""
-        return self.labels.ndim == 2
-
-    @property
-    def predicted(self) -> np.ndarray:
-        """[N] number of the class with the best score; a NaN is never the best."""
-        return np.argmax(np.where(np.isnan(self.scores), -np.inf, self.scores), axis=1)
-
-    @property
-    def right(self) -> np.ndarray:
-        """[N] bool: the best class is the label, or one of the labels."""
-        if self.several:
-            return self.labels[np.arange(len(self.labels)), self.predicted] > 0
-        return self.predicted == self.labels
-
-    def true_names(self, row: int) -> str:
-        """The names of a clip's labels."""
-        numbers = np.flatnonzero(self.labels[row]) if self.several else [self.labels[row]]
-        return ", ".join(self.classes[c] for c in numbers) or "none"
-
-
-@dataclass(frozen=True)
-class Reconstructions:
-    """What a masked model made of the first clips of an evaluation, K of them, with the errors of each."""
-
-    name: str
-    pictures: np.ndarray  # [K, 4, T, H, W, 3] uint8
-    paths: list[str]
-    errors: list[tuple[float, float]]  # mean squared error, and that of predicting mean colours
+LARGEST = 2**30  # bytes of a JSON file
+# What lines of metrics.jsonl and results hold beside metrics.
+NO_METRICS = {"kind", "name", "step", "epoch", "lr", "grad_norm", "dt", "dt_data", "losses", "n", "of", "time"}
+JSON_NAMES = {dict: "an object", list: "a list", str: "text", bool: "a bool", int: "a number", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -76,37 +37,54 @@ def read(folder: Path) -> RunFolder:
     absent: dict[str, str] = {}
 
     def load(name: str, parse: Callable, otherwise):
-        if not (folder / name).exists():
-            absent[name] = f"{name} is not in the folder of this run."
-            return otherwise
+        """What `parse(file)` gives, which is a value and a line about what of it is left out."""
         try:
-            return parse(folder / name)
-        except (ValueError, KeyError, IndexError, EOFError, OSError, zipfile.BadZipFile) as error:
-            absent[name] = f"{name} cannot be read: {error or type(error).__name__}"
-            return otherwise
+            check_file(folder / name)
+            value, left_out = parse(folder / name)
+        except FileNotFoundError:
+            value, left_out = otherwise, "is not in the folder of this run."
+        # A damaged archive, or JSON nested a thousand deep, can make its reader raise anything.
+        except Exception as error:
+            value, left_out = otherwise, f"cannot be read: {one_line(error)}"
+        if left_out:
+            absent[name] = f"{name} {left_out}"
+        return value
 
-    lines, broken = load("metrics.jsonl", json_lines, ([], 0))
-    if broken:
-        absent["metrics.jsonl"] = f"{broken} unreadable line(s) of metrics.jsonl are left out."
-    quarantine, broken = load("quarantine.jsonl", json_lines, ([], 0))
-    if broken:
-        absent["quarantine.jsonl"] = f"{broken} unreadable line(s) of quarantine.jsonl are left out."
+    lines = load("metrics.jsonl", lambda file: json_lines(file, _metrics_line), [])
     files = sorted(folder.glob("predictions/*.npz"))
-    predictions = [load(str(file.relative_to(folder)), _predictions, None) for file in files]
+    predictions = [load(f"predictions/{file.name}", lambda f: (read_predictions(f), ""), None) for file in files]
     if not files:
         absent["predictions"] = "No predictions/*.npz is in the folder of this run."
     train, evals = _by_kind(lines)
     return RunFolder(
         name=folder.resolve().name,
-        run=load("run.json", _json_object, {}),
+        run=load("run.json", lambda file: _document(file, RUN), {}),
         train=train,
         evals=evals,
-        results=load("results.json", _json_object, {}),
+        results=load("results.json", lambda file: _document(file, RESULTS), {}),
         predictions=[p for p in predictions if isinstance(p, Predictions)],
         reconstructions=[p for p in predictions if isinstance(p, Reconstructions)],
-        quarantine=quarantine,
+        quarantine=load("quarantine.jsonl", json_lines, []),
         absent=absent,
     )
+
+
+def check_file(path: Path) -> None:
+    """Raises `OSError` or `ValueError` for what cannot be opened as a file, and for a text of unlikely size."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no file")
+    if path.suffix != ".npz" and found.st_size > LARGEST:
+        raise ValueError(f"it has {found.st_size / 2**30:.1f} GiB, more than {LARGEST / 2**30:.0f}")
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line of bearable length."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split())[:300] or type(error).__name__
+
+
+# ---- numbers as text -------------------------------------------------------------------------------------------------
 
 
 def number(value) -> bool:
@@ -133,62 +111,83 @@ def metric(value, name: str) -> str:
     return percent(value) if is_fraction(name, value) else text_of(value)
 
 
-def json_lines(path: Path) -> tuple[list[dict], int]:
-    """The JSON objects of a file, one per line, and how many lines are none (a killed run cuts its last one)."""
+# ---- JSON that may be anything ---------------------------------------------------------------------------------------
+
+
+def _of(kind: type, inner: Callable | None = None) -> Callable[[object], object]:
+    """A check that a value is of a kind, and that `inner` takes all values of it. It raises `ValueError`."""
+
+    def check(value):
+        if not isinstance(value, kind):
+            raise ValueError(f"expected {JSON_NAMES[kind]}, found {JSON_NAMES.get(type(value), 'null')}")
+        if inner is not None:
+            for each in value.values():
+                inner(each)
+        return value
+
+    return check
+
+
+def _time(value) -> datetime.datetime:
+    # Python 3.10 does not know the Z of UTC.
+    found = datetime.datetime.fromisoformat(_of(str)(value).replace("Z", "+00:00")).replace(microsecond=0)
+    return found if found.tzinfo else found.replace(tzinfo=datetime.timezone.utc)
+
+
+# What of these files the report reads, and how it must be; other entries may be anything.
+RUN = {
+    **{"argv": _of(list), "git": _of(dict), "versions": _of(dict), "batch": _of(dict), "config": _of(str)},
+    **{"data": _of(dict, _of(dict)), "started": _time, "finished": _time},
+}
+RESULTS = {"evals": _of(dict, _of(dict)), "protocol": _of(dict), "checkpoint": _of(str)}
+
+
+def _document(path: Path, form: Mapping[str, Callable]) -> tuple[dict, str]:
+    """The entries of a JSON object that have the form (null is like absent), and a line about those that have not."""
+    found, wrong = _of(dict)(_parse(path.read_text(encoding="utf-8"))), []
+    document = {name: value for name, value in found.items() if value is not None}
+    for name in form.keys() & document.keys():
+        try:
+            document[name] = form[name](document[name])
+        except ValueError as error:
+            del document[name]
+            wrong.append(f"{name} ({one_line(error)})")
+    return document, f"is used without {', '.join(sorted(wrong))}." if wrong else ""
+
+
+def json_lines(path: Path, check: Callable[[dict], object] = bool) -> tuple[list[dict], str]:
+    """The JSON objects of a file, one a line, and how many lines are none (a killed run cuts its last one) or fail
+    `check`, which raises `ValueError`."""
     objects, broken = [], 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            value = None
-        if isinstance(value, dict):
-            objects.append(value)
-        elif line.strip():
-            broken += 1
-    return objects, broken
+        if line.strip():
+            try:
+                value = _of(dict)(_parse(line))
+                check(value)
+                objects.append(value)
+            except (ValueError, RecursionError):
+                broken += 1
+    return objects, f"has {broken} unreadable line(s), which are left out." if broken else ""
 
 
-def _json_object(path: Path) -> dict:
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
-    return value
+def _parse(text: str):
+    """JSON whose integers fit a float, for all that is done with them here."""
+    return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 300 else float(digits))
+
+
+def _metrics_line(line: dict) -> None:
+    _of(dict)(line.get("losses") or {})
+    if line.get("kind") in ("train", "eval") and not (number(line.get("step")) and 0 <= line["step"] < 2**53):
+        raise ValueError("step")
 
 
 def _by_kind(lines: list[dict]) -> tuple[list[dict], dict[str, list[dict]]]:
     """Training lines, and evaluation lines by name, by step. A resumed run repeats steps: the last line counts."""
     found: dict[tuple, dict] = {}
     for line in lines:
-        if number(line.get("step")) and math.isfinite(line["step"]) and line.get("kind") in ("train", "eval"):
+        if line.get("kind") in ("train", "eval"):
             found[line["kind"], str(line.get("name", "")), line["step"]] = line
     train, evals = [], {}
     for (kind, name, _), line in sorted(found.items(), key=lambda item: item[0][2]):
         (train if kind == "train" else evals.setdefault(name, [])).append(line)
     return train, dict(sorted(evals.items()))
-
-
-def _predictions(path: Path) -> Predictions | Reconstructions:
-    with np.load(path, allow_pickle=False) as arrays:
-        if "pictures" in arrays:
-            return _reconstructions(path.stem, arrays)
-        if "scores" not in arrays:
-            raise ValueError("it has no scores of classes, so there is no more to show of it than its metrics")
-        labels, scores, paths = arrays["labels"], arrays["scores"].astype(np.float32), arrays["paths"]
-        classes = [str(name) for name in arrays["classes"]]
-    if scores.shape != (len(labels), len(classes)) or len(paths) != len(labels) or not len(labels):
-        raise ValueError(f"labels {labels.shape}, scores {scores.shape}, paths {paths.shape}, {len(classes)} classes")
-    if labels.ndim == 2 and labels.shape != scores.shape:
-        raise ValueError(f"multi-hot labels {labels.shape} beside scores {scores.shape}")
-    known = (labels >= 0) & (labels < len(classes)) if labels.ndim == 1 else np.ones(len(labels), bool)
-    dropped = int((~known).sum())
-    if dropped == len(labels):
-        raise ValueError(f"none of the {dropped} labels is a class number 0..{len(classes) - 1}")
-    return Predictions(path.stem, labels[known], scores[known], paths[known], classes, dropped)
-
-
-def _reconstructions(name: str, arrays) -> Reconstructions:
-    pictures, rows = arrays["pictures"], arrays["pictured"]
-    if pictures.ndim != 6 or pictures.dtype != np.uint8 or pictures.shape[::5] != (len(rows), 3):
-        raise ValueError(f"pictures {pictures.dtype} {pictures.shape} of {len(rows)} clips")
-    errors = np.stack([arrays["mse"][rows], arrays["baseline_mse"][rows]], 1).tolist()
-    return Reconstructions(name, pictures, [str(p) for p in arrays["paths"][rows]], errors)

@@ -1,5 +1,6 @@
 """Reconstructions of masked clips as pictures that play: the clip, what the model saw of it, what it made of that."""
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Strip:
     still: str
 
 
+@functools.cache
 def templates() -> jinja2.Environment:
     """The templates of this package; they escape all text."""
     loader = jinja2.FileSystemLoader(HERE)
