@@ -69,9 +69,9 @@ def read(path: str | Path, key: str = "METADATA") -> Narrations:
 
     Of a pickle, the file of arrays beside it is read if it was made from these very bytes.
     """
-    path = Path(path)
-    if not str(path).strip() or not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{key} {str(path)!r}: no such file; name a list of narrations, e.g. ego4d_train.pkl")
+    path = Path(path)
     if path.suffix == ".columns":
         return _mapped(path)
     made, digest = columns_of(path), columns.sha256(path)
