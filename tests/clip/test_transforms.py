@@ -169,6 +169,47 @@ def test_erased_boxes_equal_pyslowfast_for_the_same_draws():
         assert torch.equal(mask, expected["erased_mask"])
 
 
+class Drawn:
+    """Gives the draws of the published noise as numbers of `TrainTransform.noise`, equally likely parts of a normal."""
+
+    def __init__(self, boxes: Published, seed: int):
+        self.boxes = boxes
+        torch.manual_seed(seed)
+
+    def uniform(self, low, high):
+        return self.boxes.uniform(low, high)
+
+    def integers(self, low, high=None, size=None, dtype=None):
+        if size is None:
+            return self.boxes.integers(low, high)
+        frames, height, width, colours = size
+        drawn = [torch.empty(colours, height, width).normal_() for _ in range(frames)]  # a frame after the other
+        parts = torch.special.ndtr(torch.stack(drawn).permute(0, 2, 3, 1).double()) * low
+        return parts.long().clamp(max=low - 1).numpy()
+
+
+@pytest.mark.parametrize("mode", ["pixel", "const"])
+def test_erased_values_equal_pyslowfast_for_the_same_draws(mode):
+    """To the nearest grey level that there is: ours are noise or mean in bytes, published ones any number."""
+    case = load_case(GOLDEN / "data" / "train_augmentation.pt")
+    black, white = -0.45 / 0.225, (1 - 0.45) / 0.225
+    half_a_level = 0.5 / 255 / 0.225
+    for given_, expected in zip(case["inputs"]["cases"], case["expected"]["cases"], strict=True):
+        rng = Published(given_["seed"], python=True)
+        rng.python.random()  # whether to erase at all
+        augment = Augment(erase_prob=1.0, erase_mode=mode, erase_count=1)
+        transform = transforms.TrainTransform(augment, 32, [0.45] * 3, [0.225] * 3)
+        clip = np.zeros((4, 32, 32, 3), np.uint8)
+        transform._erase(clip, Drawn(rng, given_["seed"]))
+        found = ((torch.from_numpy(clip).double() / 255 - 0.45) / 0.225).permute(3, 0, 1, 2)
+        published = expected[f"erased_{mode}"]
+        places = np.floor(np.linspace(0, found.numel() - 1, len(published["spread"]))).astype(np.int64)
+        inside = expected["erased_mask"].expand(3, 4, 32, 32).reshape(-1)[places]
+        assert inside.sum() >= 5
+        wanted = published["spread"].double().clamp(black, white)[inside]
+        assert (found.reshape(-1)[places][inside] - wanted).abs().max() <= half_a_level + 1e-3
+
+
 def test_rand_augment_equals_pyslowfast():
     case = load_case(GOLDEN / "data" / "rand_augment.pt")
     frames = case["inputs"]["frames"]

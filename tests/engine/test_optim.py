@@ -30,6 +30,7 @@ from recipe import assert_close, limits, load_case  # noqa: E402
 
 SCHEDULES = load_case(GOLDEN / "mvit/lr_schedules.pt")
 GROUPS = load_case(GOLDEN / "mvit/optimizer_groups.pt")
+MILNCE = load_case(GOLDEN / "milnce/lr_schedule.pt")
 COSINES = load_case(GOLDEN / "videomae/cosine_schedule.pt")
 VIT_GROUPS = load_case(GOLDEN / "videomae/optimizer_groups.pt")
 
@@ -49,6 +50,18 @@ def test_learning_rates_as_published(number):
     assert ((got - expected).abs() <= 1e-12 * expected.abs()).all()
     assert_close(got, expected, *limits(SCHEDULES))
     assert got.numel() >= 200
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_learning_rates_of_milnce(number):
+    """Up to the end of training; past it, where the published cosine turns up again, nothing trains."""
+    given, expected = MILNCE["inputs"]["cases"][number], MILNCE["expected"]["lr"][number]
+    node = solver(
+        **{"BASE_LR": given["base"], "WARMUP_START_LR": 0.0, "WARMUP_EPOCHS": float(given["warmup"])},
+        **{"COSINE_AFTER_WARMUP": True, "COSINE_END_LR": 0.0, "MAX_EPOCH": given["total"]},
+    )
+    got = torch.tensor([lr_at(node, float(step)) for step in range(given["total"] + 1)], dtype=torch.float64)
+    assert_close(got, expected[: len(got)], 1e-18, limits(MILNCE)[1])
 
 
 def test_warm_up_meets_the_policy_where_it_ends():

@@ -4,7 +4,12 @@ import numpy as np
 import torch
 
 from videorl.metrics import HIGHER
-from videorl.metrics.classification import class_accuracy, mean_average_precision, topk_accuracy
+from videorl.metrics.classification import (
+    class_accuracy,
+    mean_average_precision,
+    mean_class_accuracy,
+    topk_accuracy,
+)
 from videorl.registry import EVALS, UserError
 
 TOP = 5
@@ -84,9 +89,8 @@ def _metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     if labels.ndim == 2:
         return {"map": mean_average_precision(scores, labels)}
     classes = scores.shape[1]
-    per_class = class_accuracy(scores.argmax(1), labels, classes)
     return {
         # Of five classes or less the right one is always among five.
         **{f"top{k}": topk_accuracy(scores, labels, k) for k in (1, TOP) if k == 1 or k < classes},
-        "mean_class": float(np.nanmean(per_class)) if np.isfinite(per_class).any() else float("nan"),
+        "mean_class": mean_class_accuracy(class_accuracy(scores.argmax(1), labels, classes)),
     }

@@ -1,10 +1,26 @@
 """Classification metrics against slow references and scikit-learn."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics as oracle
 
-from videorl.metrics.classification import class_accuracy, confusion, mean_average_precision, topk_accuracy
+from videorl.metrics.classification import (
+    charades_average_precision,
+    class_accuracy,
+    confusion,
+    marginalise,
+    mean_average_precision,
+    mean_class_accuracy,
+    topk_accuracy,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
+from recipe import check, load_case  # noqa: E402
 
 
 @pytest.fixture(params=range(5))
@@ -87,6 +103,44 @@ def test_mean_average_precision(ties):
     wanted = [average_precision_slowly(scores[:, c], targets[:, c]) for c in range(7) if targets[:, c].any()]
     assert len(wanted) == 6
     assert mean_average_precision(scores, targets.astype(np.float32)) == pytest.approx(np.mean(wanted), abs=1e-12)
+
+
+def test_figures_of_lavila():
+    case = load_case(GOLDEN / "metrics/classification.pt")
+    given = case["inputs"]
+    table = given["confusion"].numpy()
+    predicted, labels = (np.repeat(np.indices((3, 3))[k].ravel(), table.ravel()) for k in (1, 0))
+    per_class = class_accuracy(predicted, labels, 3)
+    scores, logits = given["action_scores"].numpy(), given["logits"].numpy()
+    got = {
+        "mean_class_accuracy": 100 * mean_class_accuracy(per_class, absent=0.0),
+        "accuracy": 100 * np.mean(predicted == labels),
+        "noun_scores": marginalise(scores, np.array(given["actions"]["noun"]), 3),
+        "topk": [100 * topk_accuracy(logits, given["targets"].numpy(), k) for k in (1, 5)],
+    }
+    check(case, got)
+    assert mean_class_accuracy(per_class) == pytest.approx((5 / 6 + 1 / 2) / 2)
+    verbs, published = (
+        marginalise(scores, np.array(given["actions"]["verb"]), 4),
+        case["expected"]["verb_scores"].numpy(),
+    )
+    np.testing.assert_allclose(verbs[:, [0, 1, 3]], published[:, [0, 1, 3]])
+    assert not verbs[:, 2].any(), "no action has it"
+    np.testing.assert_array_equal(published[:, 2], scores[:, 0])
+
+
+def test_charades_as_published():
+    case = load_case(GOLDEN / "metrics/charades_map.pt")
+    given = {name: value.numpy() for name, value in case["inputs"].items()}
+    assert (given["labels"].sum(1) == 0).any()
+    found = charades_average_precision(given["scores"], given["labels"])
+    check(case, {"AP": torch.from_numpy(found), "mAP": found.mean()})
+    unlabelled_too = [average_precision_slowly(given["scores"][:, c], given["labels"][:, c] > 0) for c in range(12)]
+    assert np.abs(found - unlabelled_too).max() > 0.01
+    empty = charades_average_precision(given["scores"], given["labels_with_empty_class"])
+    assert np.isnan(empty.mean())
+    assert np.isnan(case["expected"]["mAP_with_empty_class"])
+    assert np.isnan(empty).sum() == (given["labels_with_empty_class"].sum(0) == 0).sum() == 1
 
 
 def test_of_no_samples_there_is_no_accuracy():
