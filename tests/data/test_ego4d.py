@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from videorl import config
-from videorl.data.ego4d import Ego4D, Shot
+from videorl.data.ego4d import Ego4D
+from videorl.data.moments import Shot
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Augment, Clip, Reading, Spec, Text, Views
 from videorl.video.errors import VideoError
