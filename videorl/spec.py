@@ -21,6 +21,7 @@ NAMES = {
     "group": "[B] int64, number of the clip that a sample's text is of: samples of one clip have the same",
     "pseudo": "[B] bool, whether a machine wrote a sample's text",
     "relevancy": "[B] float, how well a sample's text fits its clip: 1 fully, 0 not at all",
+    "kind": "[B] int64, kind of the question that a sample is a choice of",
     "verbs": "[B, V] of zeros and ones, verbs of a sample's text",
     "nouns": "[B, N] of zeros and ones, nouns of a sample's text",
     # outputs

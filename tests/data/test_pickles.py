@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videorl.data.pickles import load_plain
+from videorl.data.pickles import load_array, load_plain
 from videorl.registry import UserError
 
 EGO4D = [("3c0dffd0-e38e", 12.5, 14.0, "#C C picks é"), ("a7", 0.0, 1.0, ["two", "texts"])]
@@ -113,3 +113,33 @@ def test_a_file_that_takes_too_long_is_an_error(tmp_path):
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(UserError, match="expected a pickle file; there is none"):
         load_plain(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "values", [np.arange(6, dtype=">f4").reshape(2, 3), np.arange(6.0).reshape(3, 2).T, np.eye(2, dtype=bool)]
+)
+def test_arrays_of_numbers_are_read(values, protocol, tmp_path):
+    file = tmp_path / "x.pkl"
+    file.write_bytes(pickle.dumps(values, protocol))
+    found = load_array(file, "KEY")
+    assert (found.dtype, found.tolist()) == (values.dtype, values.tolist())
+    with pytest.raises(UserError, match="which could run code"):
+        load_plain(file)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.array([{}], object), "an array of 'O8', which are no numbers"),
+        (np.array(["a"]), "an array of '<U1', which are no numbers"),
+        ([1.0], "KEY .*: expected a pickle of one array of numbers, found list"),
+        (np.ma.masked_array([1]), "which could run code"),
+    ],
+    ids=["objects", "texts", "list", "other"],
+)
+def test_other_arrays_are_refused(value, said, tmp_path):
+    file = tmp_path / "x.pkl"
+    file.write_bytes(pickle.dumps(value, 4))
+    with pytest.raises(UserError, match=said):
+        load_array(file, "KEY")
