@@ -180,6 +180,42 @@ def test_a_clip_covers_the_same_time_at_any_frame_rate():
     assert np.abs(at_60 / 60 - at_30 / 30).max() < 0.05
 
 
+# 60 frames a second for two seconds, then 10 a second for twelve: 17 on the average
+UNEVEN = np.concatenate([np.arange(120) / 60, 2 + np.arange(120) / 10])
+
+
+def frame_at(second: float) -> int:
+    """The slow reference: what a player shows."""
+    return max(k for k, time in enumerate(UNEVEN) if time <= second + 1e-6)
+
+
+def test_dense_clips_of_an_uneven_rate_show_what_players_show_at_even_times():
+    n, fps, random = len(UNEVEN), (len(UNEVEN) - 1) / UNEVEN[-1], np.random.default_rng(0)
+    meant = 14 * 3 / 30  # seconds
+    dense = {"frames": 14, "rate": 3, "times": UNEVEN}
+    clips = [sampling.dense_train(n, fps, **dense, rng=random) for _ in range(100)]
+    clips += [sampling.dense_view(n, fps, **dense, view=k, views=10, offset=k % 2 == 0) for k in range(10)]
+    for clip in clips:
+        lasts = UNEVEN[clip[-1]] - UNEVEN[clip[0]]
+        assert abs(lasts - (meant - 1 / fps)) <= 0.1, "the clip's last frame is shown for 1 / fps on the average"
+    length = sampling.clip_length(fps, frames=14, rate=3, target_fps=30)
+    found = sampling.dense_at(20, n, length=length, frames=14, times=UNEVEN)
+    assert found.tolist() == [frame_at(second) for second in np.linspace(20, 20 + length - 1, 14) / fps]
+
+
+@pytest.mark.parametrize("fps", [24000 / 1001, 25.0, 30.0])
+def test_even_rates_are_left_to_the_published_rule(fps):
+    """Also where time stamps are rounded to milliseconds, and where a frame was left out."""
+    even = np.arange(300) / fps
+    assert not sampling.is_uneven(even.round(3))
+    assert not sampling.is_uneven(np.delete(even, 100))
+    assert sampling.is_uneven(np.delete(even, [100, 101, 102]))
+    assert sampling.is_uneven(UNEVEN)
+    for times in (None, even.round(3)):
+        found = sampling.dense_view(300, fps, frames=16, rate=4, view=3, views=10, times=times)
+        assert np.array_equal(found, sampling.dense_view(300, fps, frames=16, rate=4, view=3, views=10))
+
+
 def test_training_clips_start_anywhere_in_the_video():
     rng = np.random.default_rng(0)
     starts = [sampling.dense_train(100, 30.0, frames=8, rate=8, rng=rng)[0] for _ in range(2000)]

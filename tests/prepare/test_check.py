@@ -127,6 +127,7 @@ def test_each_fault_is_found_once_with_its_line(good, run):
     assert "line 6: videos/copy.mp4: same contents as line 2 (videos/good 1.mp4)" in out
     assert "line 14: videos/./good 2.mp4: same file as line 3" in out
     assert "line 10: videos/gap.mp4: uneven frame rate: up to 8.2 times the mean" in out  # 11 of 39 / 29
+    assert f"uneven in 1 of {section['videos']['files']} files; dense clips go by time there" in out
     assert "\x1b" not in out
     assert section["labels"]["rows_by_class"] == {"0": 7, "1": 2, "2": 3, "7": 1}
     assert section["labels"]["first_without_rows"] == [3, 4, 5, 6]

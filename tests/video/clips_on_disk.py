@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 BITS = 8
 RATE = 30
@@ -95,6 +96,34 @@ def cut(source: Path, target: Path, first: int) -> Path:
             if packet.dts is not None:
                 packet.pts, packet.dts, packet.stream = packet.pts - offset, packet.dts - offset, copy
                 new.mux(packet)
+    return target
+
+
+def join(target: Path, sources: Sequence[Path], main: int, cover: int = -1) -> Path:
+    """Copies the video streams of files into one, of which number `main` is marked as default, `cover` as a picture."""
+    opened = [av.open(str(source)) for source in sources]
+    with av.open(str(target), "w") as new:
+        copies = [new.add_stream_from_template(old.streams.video[0]) for old in opened]
+        for k, copy in enumerate(copies):
+            copy.disposition = Disposition.default * (k == main) | Disposition.attached_pic * (k == cover)
+        for old, copy in zip(opened, copies, strict=True):
+            with old:
+                for packet in old.demux(video=0):
+                    if packet.dts is not None:
+                        packet.stream = copy
+                        new.mux(packet)
+    return target
+
+
+def restamp(source: Path, target: Path) -> Path:
+    """The same packets with time stamps that rise in decoding order, as some recorders and muxers write them."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        copy = new.add_stream_from_template(old.streams.video[0])
+        packets = [packet for packet in old.demux(video=0) if packet.dts is not None]
+        for packet, pts in zip(packets, sorted(packet.pts for packet in packets), strict=True):
+            packet.pts = packet.dts = pts
+            packet.stream = copy
+            new.mux(packet)
     return target
 
 

@@ -1,5 +1,6 @@
 """Frames are exact, on every kind of file and from every backend, or a VideoError says why not."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ import pytest
 import torch
 from av.sidedata.sidedata import Type
 
-from tests.video.clips_on_disk import cut, number_of, patch, turn, write_sound, write_video
+from tests.video.clips_on_disk import cut, join, number_of, patch, restamp, turn, write_sound, write_video
 from videorl.registry import UserError
 from videorl.video import backends, errors, orientation
 from videorl.video.errors import VideoError
@@ -47,12 +48,17 @@ KINDS = {
     "mpeg4_avi": ("avi", {"codec": "mpeg4", "options": {"qscale": "2", "bf": "2"}}),
     "h264_avi": ("avi", {}),
     "raw": ("h264", {"container": "h264"}),
+    "flv": ("flv", {}),
+    "wmv": ("wmv", {"codec": "wmv2", "options": {"qscale": "2"}}),
+    "ogg": ("ogv", {"codec": "libvpx", "container": "ogg"}),
+    "gif": ("gif", {"codec": "gif", "pix_fmt": "rgb8"}),
 }
 DERIVED = ("edit_list", "turned", "one_frame", "with_sound")
 ALL_KINDS = (*KINDS, *DERIVED)
 
 # What each backend hands over to PyAV. Everything else it must read itself.
 NOT_BY_TORCHCODEC = {"intra_refresh", "vp9_odd", "ten_bit", "ts", "mpeg4_avi", "h264_avi", "raw"}
+NOT_BY_TORCHCODEC |= {"flv", "wmv", "ogg", "gif"}
 HANDED_OVER = {
     "pyav": set(),
     "torchcodec": NOT_BY_TORCHCODEC,
@@ -158,6 +164,46 @@ def test_frames_are_uint8_rows_by_columns_by_rgb(clips):
     assert frames.is_contiguous()
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_stamps_in_decoding_order_name_no_frames_so_these_are_counted(clips, backend, tmp_path, ending):
+    file, reference = restamp(clips["h264"], tmp_path / f"restamped.{ending}"), decode_all(clips["h264"])
+    with open_video(file, backend) as video:
+        assert video.num_frames == N
+        assert np.array_equal(video.frames(range(N)), reference)
+        assert np.array_equal(video.frames([17, 3, 44]), reference[[17, 3, 44]])
+        assert np.allclose(video.times, np.arange(N) / 30, atol=1e-3)
+
+
+def test_rising_stamps_without_reordering_are_believed(tmp_path, decoded):
+    """The headers allow B frames, and none is there: the stamps are right, and seeks go to the nearest key frame."""
+    clip = write_video(tmp_path / "a.mp4", range(N), options={"x264-params": "bframes=0"})
+    with av.open(str(clip)) as file:
+        assert not file.streams.video[0].codec_context.has_b_frames
+    with open_video(clip) as video:
+        assert not decoded
+        assert numbers_in(video.frames([40])) == [40]
+    assert len(decoded) < 12
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_the_stream_that_is_marked_as_default_is_read(clips, tmp_path, backend, ending, caplog):
+    errors._logged.clear()
+    thumbnails = write_video(tmp_path / "thumbnails.mp4", range(60, 80), size=(64, 48))
+    for k in range(2):
+        file = join(tmp_path / f"{k}.{ending}", [thumbnails, clips["h264"]], main=1)
+        with open_video(file, backend) as video:
+            assert numbers_in(video.frames([0, 49])) == [0, 49]
+            assert video.backend == ("torchcodec" if backend == "torchcodec" else "pyav"), "decord reads its own choice"
+    assert sum("stream 1 is read where players take it" in line for line in caplog.messages) == 1
+
+
+def test_a_cover_picture_is_no_video(clips, tmp_path, backend):
+    picture = write_video(tmp_path / "picture.mov", [99], codec="mjpeg", pix_fmt="yuvj420p", size=(320, 240))
+    file = join(tmp_path / "cover.mp4", [picture, clips["one_frame"]], main=1, cover=0)
+    with open_video(file, backend) as video:
+        assert numbers_in(video.frames([0])) == [5]
+
+
 @pytest.fixture
 def decoded(monkeypatch) -> list[int]:
     """Time stamps of the frames that PyAV decodes during the test."""
@@ -200,7 +246,7 @@ def test_reading_goes_on_where_it_stopped_and_decodes_nothing_twice(clips, decod
 
 def test_frames_that_were_left_out_wrongly_are_decoded_after_all(clips, monkeypatch):
     """As if a file marked frames as needed by no other which are: no wanted frame comes out then."""
-    monkeypatch.setattr(backends.PyAV, "_is_unwanted", lambda reader, pts: bool(reader._wanted))
+    monkeypatch.setattr(backends._Wanted, "leaves_out", lambda wanted, pts: bool(wanted.stamps))
     reference = decode_all(clips["h264"])
     with open_video(clips["h264"], "pyav") as video:
         for plan in PLANS.values():
@@ -509,7 +555,7 @@ def replace_decord(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(backends, "_missing", lambda library: "")
     monkeypatch.setattr(backends, "_agreed", {})
-    errors.log_once.cache_clear()
+    errors._logged.clear()
     return lambda backend: monkeypatch.setitem(backends.OTHERS, "decord", backend)
 
 
@@ -592,3 +638,22 @@ def test_two_hundred_files_leave_nothing_open(clips, backend, tmp_path):
 def files_and_megabytes() -> tuple[int, float]:
     resident = int(Path("/proc/self/statm").read_text().split()[1])
     return len(os.listdir("/proc/self/fd")), resident * os.sysconf("SC_PAGESIZE") / 2**20
+
+
+def test_three_hundred_readers_leave_nothing_to_the_garbage_collector(clips):
+    """A reader that holds itself is freed when the collector comes, and with it megabytes that it does not count."""
+
+    def read():
+        with open_video(clips["h264"]) as video:
+            video.frames([0, 15])
+
+    read()
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for _ in range(300):
+            read()
+        assert len(gc.get_objects()) - before < 300
+    finally:
+        gc.enable()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from av.filter import Graph
 
-from tests.video.clips_on_disk import cut, turn, write_sound, write_video
+from tests.video.clips_on_disk import cut, join, restamp, turn, write_sound, write_video
 from tests.video.test_reader import SHOWN, as_shown
 from tools.bench import spans as bench
 from videorl.video.errors import VideoError
@@ -109,6 +109,18 @@ def test_a_turned_or_mirrored_video_is_shown_as_players_do(files, tmp_path, matr
     upright = clip_of(files["b_frames"], 1).permute(0, 2, 3, 1).numpy()
     turned = clip_of(turn(files["b_frames"], tmp_path / "turned.mp4", matrix), 1).permute(0, 2, 3, 1).numpy()
     assert np.abs(turned.astype(int) - as_shown(upright, matrix)).mean() < 2
+
+
+def test_stamps_in_decoding_order_are_not_believed(files, tmp_path):
+    restamped = restamp(files["b_frames"], tmp_path / "restamped.mp4")
+    for start in (0, 1, 2.1):
+        assert torch.equal(clip_of(restamped, start), clip_of(files["b_frames"], start))
+
+
+def test_the_main_stream_is_read(files, tmp_path):
+    thumbnails = write_video(tmp_path / "thumbnails.mp4", range(60, 80), size=(64, 48))
+    file = join(tmp_path / "two.mp4", [thumbnails, files["b_frames"]], main=1)
+    assert torch.equal(clip_of(file, 1), clip_of(files["b_frames"], 1))
 
 
 def test_what_is_missing_at_the_end_is_black(files):

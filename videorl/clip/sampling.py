@@ -1,7 +1,8 @@
 """Which frames of a video make a clip: index arithmetic only, no reading.
 
 A *dense* clip has `frames` frames, `rate` frames apart in a video of `target_fps`; in a video of another rate the clip
-keeps its length in seconds. A *uniform* clip has one frame from each of `frames` equal parts of the video.
+keeps its length in seconds, and in one of uneven rate (`is_uneven`) it has the frames that are shown at the moments at
+which a video of the average rate shows those of the clip. A *uniform* clip has one frame from each of `frames` equal parts of the video.
 VideoMAE has its own two rules: a *strided* clip takes every `rate`-th frame of the video, whatever its frame rate, and
 a *sparse* one a frame from each of `frames` parts of equally many whole frames.
 Every function takes the number `n >= 1` of frames of the video and returns int64 [frames] in 0..n-1, never falling.
@@ -18,19 +19,35 @@ import numpy as np
 
 from videorl.registry import UserError
 
+INSTANT = 1e-6  # seconds; time stamps are multiples of ten times that, or more
 
-def dense_train(n: int, fps: float, *, frames: int, rate: int, target_fps: float = 30.0, rng) -> np.ndarray:
-    """A clip from a random place of the video. `rng`: anything with `random() -> [0, 1)`."""
+
+def dense_train(
+    n: int, fps: float, *, frames: int, rate: int, target_fps: float = 30.0, rng, times: np.ndarray | None = None
+) -> np.ndarray:
+    """A clip from a random place of the video. `rng`: anything with `random() -> [0, 1)`.
+
+    `times` [n]: seconds at which frames are shown, rising; not given: an even rate.
+    """
     length = clip_length(fps, frames=frames, rate=rate, target_fps=target_fps)
-    return dense_at(rng.random() * max(n - length, 0), n, length=length, frames=frames)
+    return dense_at(rng.random() * max(n - length, 0), n, length=length, frames=frames, times=times)
 
 
 def dense_view(
-    n: int, fps: float, *, frames: int, rate: int, target_fps: float = 30.0, view: int, views: int, offset: bool = False
+    n: int,
+    fps: float,
+    *,
+    frames: int,
+    rate: int,
+    target_fps: float = 30.0,
+    view: int,
+    views: int,
+    offset: bool = False,
+    times: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Test view number `view` of `views` (`offset`: DATA.USE_OFFSET_SAMPLING, see `view_start`)."""
+    """Test view number `view` of `views` (`offset`: DATA.USE_OFFSET_SAMPLING, see `view_start`; `times` as above)."""
     length = clip_length(fps, frames=frames, rate=rate, target_fps=target_fps)
-    return dense_at(view_start(n, length, view, views, offset), n, length=length, frames=frames)
+    return dense_at(view_start(n, length, view, views, offset), n, length=length, frames=frames, times=times)
 
 
 def uniform_train(n: int, *, frames: int, rng) -> np.ndarray:
@@ -136,13 +153,27 @@ def view_start(n: int, length: float, view: int, views: int, offset: bool) -> fl
     return math.floor(delta / 2) if views == 1 else view * math.floor(delta / (views - 1))
 
 
-def dense_at(start: float, n: int, *, length: float, frames: int) -> np.ndarray:
+def dense_at(start: float, n: int, *, length: float, frames: int, times: np.ndarray | None = None) -> np.ndarray:
     """The frames of a dense clip that starts at `start`; what would lie past the video repeats its last frame."""
     _check(n)
     first = max(min(int(start), n - 2), 0)
     last = max(min(int(start + length - 1), n - 1), first)
-    steps = np.linspace(0, max(length - 1, 0), frames)
-    return first + np.clip(steps, 0, last - first).astype(np.int64)
+    moments = np.clip(np.linspace(0, max(length - 1, 0), frames), 0, last - first)  # in frames, from the first on
+    if times is None or not is_uneven(times):
+        return first + moments.astype(np.int64)
+    seconds = times[0] + (first + moments) * (times[-1] - times[0]) / (n - 1)
+    return np.searchsorted(times, seconds + INSTANT, side="right") - 1
+
+
+def is_uneven(times: np.ndarray) -> bool:
+    """Whether some frame is shown a whole frame's time or more from where it were at an even rate.
+
+    Nearer, as after rounding of time stamps or one frame left out, clips keep their length without a look at the times.
+    """
+    n = len(times)
+    if n < 3:
+        return False
+    return bool(np.abs((times - times[0]) / (times[-1] - times[0]) * (n - 1) - np.arange(n)).max() >= 1)
 
 
 def _edges(n: int, frames: int) -> np.ndarray:

@@ -144,7 +144,13 @@ class ClipDataset:
         if self.uniform:
             return sampling.uniform_train(video.num_frames, frames=clip.frames, rng=rng)
         return sampling.dense_train(
-            video.num_frames, video.fps, frames=clip.frames, rate=clip.rate, target_fps=clip.fps, rng=rng
+            video.num_frames,
+            video.fps,
+            frames=clip.frames,
+            rate=clip.rate,
+            target_fps=clip.fps,
+            rng=rng,
+            times=video.times,
         )
 
     def _test_clips(self, video) -> list[torch.Tensor]:
@@ -168,6 +174,7 @@ class ClipDataset:
             view=k,
             views=self.spec.views.clips,
             offset=self.offset,
+            times=video.times,
         )
 
     def _crop(self, frames: torch.Tensor, position: int) -> torch.Tensor:

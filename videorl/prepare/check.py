@@ -372,7 +372,9 @@ def _video_statistics(split: Split, files: Mapping[str, Facts]) -> dict:
         return {}
     sizes = Counter(f"{f.width}x{f.height}" for f in good if f.width)
     return {
+        "files": len(good),
         "fps": _spread([f.fps for f in good]),
+        "uneven": sum(f.uneven for f in good),
         "frames": _spread([f.frames for f in good]),
         "seconds": _spread([f.seconds for f in good]),
         "hours": round(sum(f.seconds for f in good) / 3600, 3),
@@ -438,6 +440,8 @@ def _video_lines(videos: Mapping) -> Iterator[str]:
         spread = videos[key]
         line = f"{title}: {spread['min']:.4g} to {spread['max']:.4g} {unit}, median {spread['median']:.4g}"
         yield line + (f", {videos['hours']:.4g} hours in all" if key == "seconds" else "")
+    if videos["uneven"]:
+        yield f"frame rate: uneven in {videos['uneven']} of {videos['files']} files; dense clips go by time there"
     total = sum(videos["sizes"].values())
     if total:
         usual = [f"{size} ({100 * n / total:.0f} %)" for size, n in itertools.islice(videos["sizes"].items(), 5)]

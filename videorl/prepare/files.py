@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from videorl.clip import sampling
 from videorl.loading.pool import Pool, Workers
 from videorl.loading.worker import Fetch, Job, Loaded
 from videorl.spec import Reading
@@ -36,7 +37,7 @@ class Look:
 @dataclass
 class Facts:
     """What a look at a file found; zeros and empty text where it did not get so far. `size` is in bytes, `gap` the
-    longest time between two frames in units of the mean, `keys` the number of frames that decoding can start at.
+    longest time between two frames in units of the mean, `uneven` whether dense clips go by time, `keys` the number of frames that decoding can start at.
     Where reading failed, `stage` and `reason` say how."""
 
     size: int = -1
@@ -48,6 +49,7 @@ class Facts:
     height: int = 0
     keys: int = 0
     gap: float = 0.0
+    uneven: bool = False
     lost: str = ""
     blank: bool = False
     stage: str = ""
@@ -97,6 +99,7 @@ def _list_frames(video: Video, facts: Facts) -> None:
         raise VideoError(video.path, "index", f"frame rate {video.fps}")
     if video.num_frames > 1:
         facts.gap = float(np.diff(video.times).max() * video.fps)
+        facts.uneven = sampling.is_uneven(video.times)
 
 
 def _decode(video: Video, look: Look, facts: Facts) -> None:

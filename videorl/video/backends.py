@@ -2,7 +2,9 @@
 
 import functools
 import importlib
+from collections.abc import Iterator
 
+import av
 import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
@@ -43,6 +45,32 @@ class _Skipped(Exception):
     """Frames were left out of a file that cannot do without them: it is damaged, or marks them wrongly."""
 
 
+class _Wanted:
+    """The time stamps of the frames that are asked for, and the last of them; none: every frame is."""
+
+    def __init__(self):
+        self.stamps, self.last = frozenset(), 0
+
+    def leaves_out(self, pts: int | None) -> bool:
+        # Frames after the last wanted one stay: the next call may go on with them.
+        return bool(self.stamps) and pts is not None and pts < self.last and pts not in self.stamps
+
+
+def _decoded(container, stream, wanted: _Wanted) -> Iterator[av.VideoFrame]:
+    """Frames from where the file stands, without the unwanted ones of H.264 that no other is made from.
+
+    No method: a reader that held this, which held the reader, would wait for the garbage collector.
+    """
+    codec, units = stream.codec_context, Units(stream.codec_context)
+    for packet in container.demux(stream):
+        left_out = wanted.leaves_out(packet.pts) and not units.is_needed(packet)
+        codec.skip_frame = "NONREF" if left_out else "DEFAULT"
+        for frame in packet.decode():
+            if frame.is_corrupt and wanted.stamps:  # it is patched from what was decoded before: from all, or others
+                raise _Skipped
+            yield frame
+
+
 class PyAV:
     """Reads any file, with the list of its frames: by time stamp, or by counting from the start where none help."""
 
@@ -66,24 +94,12 @@ class PyAV:
 
     def _open(self) -> None:
         self._last = None  # number of the frame that was decoded last
-        self._wanted, self._until = frozenset(), 0  # time stamps, and the last of them; none: decode every frame
+        self._wanted = _Wanted()
         self._container, self._stream = open_stream(self.path, self.max_pixels, self._format)
         self._decoder = self._decode()
 
-    def _decode(self):
-        """Frames from where the file stands, without the unwanted ones of H.264 that no other is made from."""
-        codec, units = self._stream.codec_context, Units(self._stream.codec_context)
-        for packet in self._container.demux(self._stream):
-            left_out = self._is_unwanted(packet.pts) and not units.is_needed(packet)
-            codec.skip_frame = "NONREF" if left_out else "DEFAULT"
-            for frame in packet.decode():
-                if frame.is_corrupt and self._wanted:  # it is patched from what was decoded before: from all, or others
-                    raise _Skipped
-                yield frame
-
-    def _is_unwanted(self, pts: int | None) -> bool:
-        # Frames after the last wanted one stay: the next call may go on with them.
-        return bool(self._wanted) and pts is not None and pts < self._until and pts not in self._wanted
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        return _decoded(self._container, self._stream, self._wanted)
 
     def _make_index(self) -> Index:
         packets = list_packets(self._container, self._stream)
@@ -91,7 +107,7 @@ class PyAV:
             raise VideoError(self.path, "index", "no frames")
         if nonsense(packets, self._stream):
             raise VideoError(self.path, "index", "its time stamps and edit list make no sense together")
-        by_time = can_seek(self._format, packets)
+        by_time = can_seek(self._format, packets) and not self._is_stamped_as_decoded(packets.pts)
         shown = sorted(packets.pts) if by_time else self._count()
         times, fps = frame_times(self._container, self._stream, shown)
         keys = {0, *np.flatnonzero(np.array(packets.keys)[np.argsort(packets.pts)])} if by_time else {0}
@@ -104,12 +120,32 @@ class PyAV:
             keys=np.array(sorted(keys)),
             time_base=self._stream.time_base,
             stream=self._stream.index,
+            streams=len(self._container.streams.video),
             kind=(self._format, codec.name, codec.pix_fmt, codec.colorspace, codec.color_range),
             height=codec.height,
             trimmed=packets.trimmed,
             idr_only=packets.idr_only,
             lost=lost,
         )
+
+    def _is_stamped_as_decoded(self, pts: list[int]) -> bool:
+        """Whether frames come out in another order than their time stamps say.
+
+        That can be only if packets lie in the order of their stamps though the decoder holds frames back. Few files
+        are such; these are decoded up to the first frame that comes too late.
+        """
+        if not self._stream.codec_context.has_b_frames or any(a > b for a, b in zip(pts, pts[1:])):
+            return False
+        self._restart()
+        last = pts[0]
+        try:
+            for frame in self._decoder:
+                if frame.pts is None or frame.pts < last:
+                    return True
+                last = frame.pts
+        except av.FFmpegError:  # what is damaged is said when it is asked for
+            pass
+        return False
 
     def _count(self) -> list[int | None]:
         """Decodes everything: packets may hold no frame, or half of one. Returns the frames' time stamps."""
@@ -128,11 +164,11 @@ class PyAV:
         """Frames [T, H, W, 3] for rising frame numbers."""
         if self._skips:
             stamps = self.index.pts[wanted].tolist()
-            self._wanted, self._until = frozenset(stamps), stamps[-1]
+            self._wanted.stamps, self._wanted.last = frozenset(stamps), stamps[-1]
         try:
             return self._pictures(wanted)
         except _Skipped:
-            self._skips, self._wanted = False, frozenset()
+            self._skips, self._wanted.stamps = False, frozenset()
             return self._pictures(wanted)
 
     def _pictures(self, wanted: list[int]) -> torch.Tensor:
@@ -174,7 +210,7 @@ class PyAV:
             self._decoder = self._decode()
             if frame := self._decode_to(number):
                 return frame
-            if self._wanted:
+            if self._wanted.stamps:
                 raise _Skipped
         raise VideoError(self.path, "decode", f"frame {number} of {len(self.index.pts)} is not decodable")
 
@@ -269,7 +305,7 @@ def unfit(backend: str, exact: PyAV) -> str:
     index = exact.index
     container, codec, pixels = index.kind[:3]
     if index.pts is None:
-        return f"{container} files without an index of time stamps"
+        return f"{container} files whose time stamps name no frames"
     if pixels not in ("yuv420p", "yuvj420p"):
         return f"pixel format {pixels}"
     if index.height % 2:
@@ -286,6 +322,8 @@ def _unfit_for_decord(codec: str, index: Index) -> str:
         return "open GOPs and intra refresh"
     if index.trimmed:
         return "edit lists"
+    if index.streams > 1:  # it takes the one that its FFmpeg prefers
+        return "files with several video streams"
     if float(index.pts[-1] * index.time_base) * index.fps > 10**8:  # it makes room for all frames since time 0
         return "time stamps that no video reaches"
     return "truncated files" if index.lost else ""

@@ -6,7 +6,15 @@ import stat
 import av
 from av.stream import Disposition
 
-from videorl.video.errors import VideoError, at_stage
+from videorl.video.errors import VideoError, at_stage, log_once
+
+# Formats by their first bytes. They are counted from the start: to read them often, cut them with `prepare_videos`.
+OLDER = {
+    b"GIF8": "gif",
+    b"FLV\1": "flv",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf",  # wmv
+    b"OggS": "ogg",  # ogv
+}
 
 
 def container_of(path: str) -> str:
@@ -38,6 +46,9 @@ def _sniff(head: bytes) -> str:
         return "avi"
     if head.startswith((b"\0\0\1", b"\0\0\0\1")):
         return "h264,hevc,mpeg,mpegvideo"
+    for start, container in OLDER.items():
+        if head.startswith(start):
+            return container
     packets = (head[at : at + 2 * size + 1 : size] for size in (188, 192, 204) for at in range(size))
     return "mpegts" if b"GGG" in packets else ""
 
@@ -49,11 +60,12 @@ def open_stream(path: str, max_pixels: int, container_format: str = ""):
     """
     # The size may change later in the stream. The decoder counts padding to whole blocks too: hence a looser limit.
     limits = {"max_pixels": str(2 * max_pixels + 2**16)}
-    allowed = {"protocol_whitelist": "file", "format_whitelist": container_format or container_of(path)}
+    container_format = container_format or container_of(path)
+    allowed = {"protocol_whitelist": "file", "format_whitelist": container_format}
     with at_stage(path, "open"):
         container = av.open(f"file:{path}", options={**allowed, **limits}, metadata_errors="replace")
         try:
-            stream = _first_stream(path, container, max_pixels)
+            stream = _main_stream(path, container, container_format, max_pixels)
         except Exception:
             container.close()
             raise
@@ -62,15 +74,24 @@ def open_stream(path: str, max_pixels: int, container_format: str = ""):
         return container, stream
 
 
-def _first_stream(path: str, container, max_pixels: int):
-    """The first video stream that is no cover picture, if its frames are within the limit."""
+def _main_stream(path: str, container, container_format: str, max_pixels: int):
+    """The video stream that players show (FFmpeg's av_find_best_stream), if its frames are within the limit.
+
+    One marked as default comes before others, then one of several frames, of a higher bit rate, the first. That rule
+    may take a cover picture: here none is a video.
+    """
     shown = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not shown:
         raise VideoError(path, "open", "no video stream")
-    codec = shown[0].codec_context
+    best = container.streams.best("video")
+    main = best if best in shown else shown[0]
+    if len(shown) > 1:
+        kind = f"{container_format} files with {len(shown)} video streams"
+        log_once(f"{kind}: stream {main.index} is read where players take it for the main one", f", as in {path}")
+    codec = main.codec_context
     if codec is None:
         raise VideoError(path, "open", "no decoder for its video")
     if codec.width * codec.height > max_pixels:
         size = f"{codec.width}x{codec.height}"
         raise VideoError(path, "open", f"{size} pixels per frame, more than the limit of {max_pixels}")
-    return shown[0]
+    return main

@@ -1,6 +1,5 @@
 """What is said of videos that cannot be read, or not as asked: in one printable line."""
 
-import functools
 import logging
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from videorl.registry import printable
 
 _log = logging.getLogger(__name__)
+_logged: set[str] = set()
 
 
 class VideoError(Exception):
@@ -36,6 +36,8 @@ def at_stage(path: str, stage: str):
         raise VideoError(path, stage, reason) from error
 
 
-@functools.lru_cache(maxsize=10_000)
-def log_once(line: str) -> None:
-    _log.warning("%s", line)
+def log_once(line: str, example: str = "") -> None:
+    """A warning, unless this process gave it before, with another `example` perhaps."""
+    if line not in _logged:
+        _logged.add(line)
+        _log.warning("%s", line + example)

@@ -9,7 +9,7 @@ from videorl.registry import UserError
 # Of the containers that `container.py` knows; what a file really holds is seen when it is opened.
 EXTENSIONS = {
     *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v"),
-    *(".mkv", ".webm", ".avi"),
+    *(".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf", ".ogv", ".ogg", ".gif"),
     *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".m1v", ".m2v", ".h264", ".264", ".h265", ".265", ".hevc"),
 }
 

@@ -22,6 +22,7 @@ class Index:
     keys: np.ndarray
     time_base: Fraction
     stream: int
+    streams: int  # of video in the file, with cover pictures
     kind: tuple  # container, codec, pixel format and colours: what decides how frames are decoded and converted
     height: int
     trimmed: bool = False

@@ -36,7 +36,7 @@ def open_video(path: str | Path, backend: str = "pyav", *, max_pixels: int = Rea
 
 
 class Video:
-    """The frames of the first video stream of a file, in the order in which players show them.
+    """The frames of the main video stream of a file (see `container`), in the order in which players show them.
 
     num_frames: frames that the file holds (of a truncated file: those that are left)
     fps:        average over the whole video

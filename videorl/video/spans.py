@@ -8,6 +8,7 @@ decoded which nobody asked for and no other frame is made from. Other decoders d
 DATA.DECODING_BACKEND and DATA.CACHE_FOLDER have no effect here.
 """
 
+import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,10 @@ class Crop:
         if self.scaled:
             filters.append(("scale", f"{self.size}:{self.size}:flags=bicubic"))
         return filters + [("hflip", "")] * self.flip
+
+
+class _Misstamped(Exception):
+    """Frames come out in another order than their time stamps say."""
 
 
 class PastEnd(VideoError):
@@ -109,11 +114,17 @@ class Spans:
             return self._clip_by_count(start, frames, fps, crop)
         begin, length = self._ticks(start, self._container.start_time or 0), self._ticks(frames / fps + SLACK)
         with at_stage(self.path, "decode"):
-            times, end = self._times(begin, length)
+            stamps, end = self._times(begin, length)
+            times = sorted(stamps)
             chosen = pick([t - begin for t in times], end - begin, frames, 1 / (_exact(fps) * self._stream.time_base))
             self._expect_some(chosen, start)
             numbers = [times[place] for place in chosen]
-            found = self._pictures(begin, set(numbers), crop)
+            # Stamps that rise though the decoder holds frames back may be those of decoding: it shows behind the last.
+            doubtful = self._stream.codec_context.has_b_frames and stamps == times
+            try:
+                found = self._pictures(begin, set(numbers), crop, times[-1] if doubtful else None)
+            except _Misstamped:
+                return self._clip_by_count(start, frames, fps, crop)
         return stacked([found[n] for n in numbers], frames, crop.size)
 
     def _expect_some(self, chosen: list, start: float) -> None:
@@ -126,8 +137,8 @@ class Spans:
         return _rounded(Fraction(micro, av.time_base) / self._stream.time_base)
 
     def _times(self, begin: int, length: int) -> tuple[list[int], int]:
-        """Time stamps, rising, of the frames shown in `length` ticks from the first one at or after `begin` on, and the
-        time at which the last one is taken away."""
+        """Time stamps, in decoding order, of the frames shown in `length` ticks from the first one at or after `begin`
+        on, and the time at which the last one is taken away."""
         ends, limit = {}, None
         for packet in self._packets(begin):
             if packet.pts is not None and packet.pts >= begin and not packet.is_discard:
@@ -135,24 +146,24 @@ class Spans:
                 limit = min(ends) + length
             if None not in (packet.dts, limit) and packet.dts >= limit:  # no time stamp comes before its packet's dts
                 break
-        return sorted(t for t in ends if t < limit), min(ends[max(ends)], limit) if ends else begin
+        return [t for t in ends if t < limit], min(ends[max(ends)], limit) if ends else begin
 
     def _packets(self, begin: int) -> Iterator[av.Packet]:
         """Packets in decoding order from the last key frame before `begin` on; at the end of the file, an empty one."""
         self._container.seek(max(begin, 0), stream=self._stream)
         return self._container.demux(self._stream)
 
-    def _pictures(self, begin: int, wanted: set[int], crop: Crop) -> dict[int, np.ndarray]:
-        """Pictures [size, size, 3] by time stamp."""
+    def _pictures(self, begin: int, wanted: set[int], crop: Crop, until: int | None) -> dict[int, np.ndarray]:
+        """Pictures [size, size, 3] by time stamp. `until`: every frame up to there is decoded, wanted or not."""
         for back in STEPS_BACK:
-            found = self._decode(begin - self._ticks(back), wanted, crop, skip=back == 0)
+            found = self._decode(begin - self._ticks(back), wanted, crop, back == 0 and until is None, until)
             if len(found) == len(wanted):
                 return found
         lost = min(wanted - found.keys())
         raise VideoError(self.path, "decode", f"the frame at {float(lost * self._stream.time_base):.2f} s is damaged")
 
-    def _decode(self, begin: int, wanted: set[int], crop: Crop, skip: bool) -> dict[int, np.ndarray]:
-        found, cut, codec = {}, _Cutter(self.path, crop), self._stream.codec_context
+    def _decode(self, begin: int, wanted: set[int], crop: Crop, skip: bool, until: int | None) -> dict[int, np.ndarray]:
+        found, cut, codec, last = {}, _Cutter(self.path, crop), self._stream.codec_context, -math.inf
         units = Units(codec)
         for packet in self._packets(begin):
             left_out = skip and packet.pts not in wanted and not units.is_needed(packet)
@@ -160,9 +171,12 @@ class Spans:
             for frame in packet.decode():
                 if skip and frame.is_corrupt:  # it is patched from what was decoded before: the next try decodes all
                     return {}
+                before, last = last, last if frame.pts is None else frame.pts
+                if last < before:
+                    raise _Misstamped
                 if frame.pts in wanted and frame.pts not in found:
                     found[frame.pts] = cut(frame)
-            if len(found) == len(wanted):
+            if len(found) == len(wanted) and (until is None or last > until):
                 break
         return found
 
