@@ -2,7 +2,8 @@
 
 A *dense* clip has `frames` frames, `rate` frames apart in a video of `target_fps`; in a video of another rate the clip
 keeps its length in seconds, and in one of uneven rate (`is_uneven`) it has the frames that are shown at the moments at
-which a video of the average rate shows those of the clip. A *uniform* clip has one frame from each of `frames` equal parts of the video.
+which a video of the average rate shows those of the clip.
+A *uniform* clip has one frame from each of `frames` equal parts of the video.
 VideoMAE has its own two rules: a *strided* clip takes every `rate`-th frame of the video, whatever its frame rate, and
 a *sparse* one a frame from each of `frames` parts of equally many whole frames.
 Every function takes the number `n >= 1` of frames of the video and returns int64 [frames] in 0..n-1, never falling.

@@ -37,8 +37,8 @@ class Look:
 @dataclass
 class Facts:
     """What a look at a file found; zeros and empty text where it did not get so far. `size` is in bytes, `gap` the
-    longest time between two frames in units of the mean, `uneven` whether dense clips go by time, `keys` the number of frames that decoding can start at.
-    Where reading failed, `stage` and `reason` say how."""
+    longest time between two frames in units of the mean, `uneven` whether dense clips go by time, `keys` the number of
+    frames that decoding can start at. Where reading failed, `stage` and `reason` say how."""
 
     size: int = -1
     ends: str = ""
