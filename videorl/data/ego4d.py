@@ -6,19 +6,18 @@ frame rate of the files, which LaViLa takes for 30.
 """
 
 import os
+from typing import Literal
 
 import numpy as np
 import torch
 
 from videorl.data import narrations
 from videorl.data.lists import checked_root
-from videorl.data.moments import RULES, Moments, expect, for_val
+from videorl.data.moments import Moments, for_val
 from videorl.data.text import tokenizer
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Spec
 from videorl.video.errors import VideoError
-
-SELECTIONS = ("random", "concat")
 
 
 @DATASETS.register("ego4d", node="EGO4D")
@@ -52,11 +51,9 @@ class Ego4D(Moments):
         metadata_val: str = "",
         metadata_aux: tuple[str, ...] = (),
         chunk_seconds: int = 300,
-        narration_selection: str = "random",
-        frames: str = "parts",
+        narration_selection: Literal["random", "concat"] = "random",
+        frames: Literal["parts", "middles"] = "parts",
     ):
-        expect("EGO4D.FRAMES", frames, RULES[:2])
-        expect("EGO4D.NARRATION_SELECTION", narration_selection, SELECTIONS)
         if chunk_seconds < 0:
             raise UserError(
                 f"EGO4D.CHUNK_SECONDS {chunk_seconds}: expected the length of a chunk, or 0 for whole files"

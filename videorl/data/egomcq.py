@@ -7,11 +7,12 @@ import hashlib
 import json
 import math
 import os
+from typing import Literal
 
 import torch
 
 from videorl.data.lists import checked_root
-from videorl.data.moments import RULES, Moments, expect
+from videorl.data.moments import Moments
 from videorl.data.text import tokenizer
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Spec
@@ -75,11 +76,10 @@ class EgoMCQ(Moments):
         root: str = "",
         metadata: str = "",
         chunk_seconds: int = 300,
-        frames: str = "parts",
+        frames: Literal["parts", "middles"] = "parts",
     ):
         if split == "train":
             raise UserError("egomcq has no split train: it is for evaluation, where val and test are the whole list")
-        expect("EGOMCQ.FRAMES", frames, RULES[:2])
         self.root, self.tokenize = checked_root(root, "EGOMCQ.ROOT"), tokenizer(spec.text)
         super().__init__(spec, split, Questions(metadata), seconds=chunk_seconds, rule=frames)
 

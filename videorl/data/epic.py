@@ -4,6 +4,7 @@ Lists of epic-kitchens/epic-kitchens-100-annotations; videos in one file each, `
 AVION read: rules of facebookresearch/LaViLa (lavila/data/datasets.py).
 """
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -147,7 +148,7 @@ def _places(sentences: Sequence[tuple[str, str]], actions: Actions, file: str) -
 @DATASETS.register("epic_cls", node="EPIC_CLS")
 class EpicClasses(_Epic):
     """Clips of actions. `labels` is the number of the action: of all pairs of verb and noun in the lists of training
-    and validation, in the order of the texts "verb:noun" (3,806 as published); with `heads` [verb, noun, action].
+    and validation, in the order of the texts "verb:noun" (3,806 as published); with HEADS it is [verb, noun, action].
 
     `class_texts` holds what was said of each action anywhere in these lists, for zero-shot evaluation, and `parts` the
     verb and the noun of each action.
@@ -156,7 +157,7 @@ class EpicClasses(_Epic):
         root: folder of <person>/<video>.MP4
         metadata: EPIC_100_train.csv
         metadata_val: EPIC_100_validation.csv
-        heads: labels are those of verb, noun and action
+        heads: how many verbs and nouns the model has logits for, [97, 300] as published; empty: it scores actions alone
     """
 
     def __init__(
@@ -167,13 +168,15 @@ class EpicClasses(_Epic):
         root: str = "",
         metadata: str = "",
         metadata_val: str = "",
-        heads: bool = False,
+        heads: tuple[int, ...] = (),
     ):
         outside = spec.reading.allow_outside_root
         names = {"METADATA": metadata, "METADATA_VAL": metadata_val}
         lists = [Actions(file, f"EPIC_CLS.{key}", outside) for key, file in names.items()]
         self.pairs = sorted({_pair(action) for actions in lists for action in actions})
-        self.heads, self.number = heads, {pair: k for k, pair in enumerate(self.pairs)}
+        if heads and len(heads) != 2:
+            raise UserError(f"EPIC_CLS.HEADS {list(heads)}: expected the numbers of verbs and of nouns, or nothing")
+        self.heads, self.number = tuple(heads), {pair: k for k, pair in enumerate(self.pairs)}
         self.parts = {
             part: np.array([int(pair.split(":")[k]) for pair in self.pairs]) for k, part in enumerate(("verb", "noun"))
         }
@@ -182,6 +185,11 @@ class EpicClasses(_Epic):
             said[self.number[_pair(action)]][action.text] = None
         self.class_texts = [list(texts) for texts in said]
         super().__init__(spec, split, root, lists[split != "train"], "EPIC_CLS.ROOT")
+
+    @functools.cached_property
+    def tokenize(self):
+        """Makes the texts of classes to tokens; to train on labels none is needed."""
+        return tokenizer(self.spec.text)
 
     @property
     def classes(self) -> tuple[str, ...]:

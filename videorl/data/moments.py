@@ -7,12 +7,9 @@ import numpy as np
 
 from videorl.clip import sampling
 from videorl.data.dataset import ClipDataset
-from videorl.registry import UserError, did_you_mean
 from videorl.spec import Reading, Spec
 from videorl.video.chunked import ChunkedVideo
 from videorl.video.errors import VideoError
-
-RULES = ("parts", "middles", "frames")
 
 
 class Shot(ChunkedVideo):
@@ -98,12 +95,6 @@ class Moments(ClipDataset):
     def _test_indices(self, video: Shot, k: int) -> np.ndarray:
         frames = self.spec.clip.frames
         return video.numbers(frames * self.spec.views.clips)[k * frames : (k + 1) * frames]
-
-
-def expect(key: str, value: str, known: tuple[str, ...]) -> None:
-    """Raises `UserError` unless the value of a config key is one of the known."""
-    if value not in known:
-        raise UserError(f"{key} {value!r}: expected {' or '.join(known)}{did_you_mean(value, known)}")
 
 
 def for_val(name: str) -> str:

@@ -86,6 +86,8 @@ class Evaluation:
         progress = Progress(len(jobs), self.name, self.cfg.USE_TQDM and dist.is_main())
         found: list[dict[str, np.ndarray]] = []
         with contextlib.closing(loader), torch.inference_mode(), precision.autocast():
+            if hasattr(self.eval, "begin"):
+                self.eval.begin(model, self.dataset)
             for batch in loader.run(jobs):
                 for part in _slices(batch, self.clips):
                     rows = self.eval.step(model, to_device(part, precision.device, self.spec.clip))

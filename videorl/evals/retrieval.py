@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from videorl.evals.views import check_unmasked
+from videorl.evals.views import check_unmasked, mean_of_views
 from videorl.metrics import HIGHER, LOWER
 from videorl.metrics.retrieval import ranks, summary
 from videorl.registry import EVALS, UserError
@@ -50,7 +50,7 @@ class Retrieval:
     def finish(self, rows: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Metrics, and each sample's ranks: of its clip, and of the best text of its clip. Rows come sorted by
         (index, view)."""
-        videos = rows["video_embed"].reshape(-1, self.views, rows["video_embed"].shape[-1]).mean(1)  # [N, D]
+        videos = mean_of_views(rows["video_embed"], self.views)  # [N, D]
         texts, groups = rows["text_embed"][:: self.views], rows["group"][:: self.views]
         clips, first, clip_of = np.unique(groups, return_index=True, return_inverse=True)
         scores = texts @ videos[first].T  # [N texts, M clips]

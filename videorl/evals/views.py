@@ -73,7 +73,7 @@ class Views:
         labels, index = rows["labels"][::views], rows["index"][::views]
         if self.foreign:
             return {}, {"index": index, "labels": np.full(len(index), -1), "scores": scores}
-        return _metrics(scores, labels), {"index": index, "labels": labels, "scores": scores}
+        return classified(scores, labels), {"index": index, "labels": labels, "scores": scores}
 
 
 def check_unmasked(spec, name: str) -> None:
@@ -85,7 +85,13 @@ def check_unmasked(spec, name: str) -> None:
         )
 
 
-def _metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def mean_of_views(values: np.ndarray, views: int) -> np.ndarray:
+    """[N * views, D] in the order of (sample, view) -> [N, D]."""
+    return values.reshape(-1, views, values.shape[-1]).mean(1)
+
+
+def classified(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """`top1`, `top5` (of more than five classes) and `mean_class` of labels [N]; `map` of several labels [N, C]."""
     if labels.ndim == 2:
         return {"map": mean_average_precision(scores, labels)}
     classes = scores.shape[1]

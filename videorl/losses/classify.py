@@ -50,6 +50,37 @@ class CrossEntropy(Classify):
         return {"top1": ((logits.argmax(1) == wanted).sum(), len(labels))}
 
 
+@LOSSES.register("parts")
+class Parts(Classify):
+    """Cross-entropy of each of several labels of a sample, summed: of verb, noun and action, as LaViLa trains them.
+
+    The logits of all of them stand side by side, those of the last label after those of the others. With smoothing s
+    the right class of C gets 1 - s + s / C, and each other s / C.
+
+    Keys:
+        heads: number of classes of each label but the last, [97, 300] for EPIC-Kitchens
+        label_smoothing: share of a label that all classes get
+    """
+
+    def __init__(self, spec: Spec, *, heads: tuple[int, ...] = (), label_smoothing: float = 0.0):
+        super().__init__(spec)
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"LABEL_SMOOTHING {label_smoothing:g}: expected 0 or more, and less than 1")
+        self.heads, self.smoothing = list(heads), label_smoothing
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """logits [B, C], labels [B, S] int64, or [B] where HEADS is empty -> scalar."""
+        last = logits.shape[1] - sum(self.heads)
+        labels = labels if labels.ndim == 2 else labels[:, None]
+        if last < 1 or labels.shape[1] != len(self.heads) + 1:
+            raise UserError(
+                f"parts: expected {len(self.heads) + 1} labels and more than {sum(self.heads)} logits for HEADS"
+                f" {self.heads}, found {labels.shape[1]} and {logits.shape[1]}: MODEL.NUM_CLASSES is the sum of all"
+            )
+        parts = zip(logits.split([*self.heads, last], 1), labels.unbind(1))
+        return sum(F.cross_entropy(*part, reduction="sum", label_smoothing=self.smoothing) for part in parts)
+
+
 @LOSSES.register("bce_logit")
 class BinaryCrossEntropy(Classify):
     """Binary cross-entropy of each class's sigmoid, averaged over classes, summed over samples."""
