@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there, damage noticed, nothing in them executed."""
 
 import argparse
+import copy
 import errno
 import json
 import logging
@@ -9,6 +10,7 @@ import pickle
 import random
 import re
 import resource
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +252,17 @@ DAMAGE = {
     ),
     "mark cut": (lambda f: os.truncate(f.with_suffix(".json"), 20), "checkpoint_epoch_00002.json is not readable"),
     "mark of zeros": (lambda f: f.with_suffix(".json").write_bytes(bytes(90)), "json is not readable"),
+    "mark of odd values": (
+        lambda f: f.with_suffix(".json").write_text('{"bytes": "3", "sha256": 5}'),
+        "is not readable",
+    ),
+    "mark of a long number": (
+        lambda f: f.with_suffix(".json").write_text(f'{{"bytes": {"9" * 9999}}}'),
+        "not readable",
+    ),
+    "mark nested deeply": (lambda f: f.with_suffix(".json").write_text("[" * 60_000), "json is not readable"),
+    "mark too long": (lambda f: f.with_suffix(".json").write_text(" " * 70_000 + "{}"), "json is not readable"),
+    "mark of other bytes": (lambda f: f.with_suffix(".json").write_bytes(b"\xff\xfe{}"), "json is not readable"),
     "mark a list": (lambda f: f.with_suffix(".json").write_text("[1]"), "json is not readable"),
 }
 
@@ -398,6 +411,91 @@ def test_numpy_1_files_are_read(tmp_path):
     assert b"numpy.core" in file.read_bytes()
     assert got["acc"] == 71.5
     assert got["a"].tolist() == [0, 1, 2]
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def deflated(file: Path, entries: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
+        for name, content in entries.items():
+            out.writestr(f"archive/{name}", content)
+    return file
+
+
+def test_files_that_inflate_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was believed"))
+    file = deflated(tmp_path / "x.pyth", {"data.pkl": pickle.dumps({}, 2), "data/0": bytes(200 << 20), "version": b"3"})
+    assert file.stat().st_size < 300_000
+    with pytest.raises(UserError, match=r"cannot be read: its \d+ bytes inflate to 2\d{8}, "):
+        checkpoint.read(file)
+
+
+def test_entries_that_share_their_bytes_are_counted_each(tmp_path):
+    """A directory may name the same stored bytes many times."""
+    file = tmp_path / "x.pyth"
+    with zipfile.ZipFile(file, "w") as out:
+        out.writestr("archive/data/0", bytes(1 << 20))
+        first = out.filelist[0]
+        out.filelist += [copy.copy(first) for _ in range(99)]
+        for number, entry in enumerate(out.filelist):
+            entry.filename = f"archive/data/{number}"
+    with pytest.raises(UserError, match="inflate"):
+        checkpoint.read(file)
+
+
+class Filled:
+    def __reduce__(self):
+        return bytearray, (1 << 20,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_bytearray_of_any_size_is_not_made(tmp_path, zipped):
+    torch.save({"x": Filled()}, tmp_path / "x.pyth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="cannot be read: it holds a bytearray"):
+        checkpoint.read(tmp_path / "x.pyth")
+
+
+ODD = {
+    "sparse": (lambda: torch.eye(3).to_sparse(), "a sparse or nested tensor"),
+    "sparse rows": (lambda: torch.eye(3).to_sparse_csr(), "a sparse or nested tensor"),
+    "quantised": (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "a quantised tensor"),
+    "meta": (lambda: torch.ones(3, device="meta"), "a tensor without numbers"),
+    "of one number": (
+        lambda: torch.ones(1).expand(10**12),
+        "a tensor of 1000000000000 numbers of which the file has 1",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("place", ["weights", "optimizer"])
+def test_tensors_of_other_kinds_are_named(tmp_path, kind, place):
+    make, words = ODD[kind]
+    state = {"model_state": {"w": make()}} if place == "weights" else {"a": [(1, {"b": make()})], "w": torch.ones(1)}
+    torch.save(state, tmp_path / "x.pyth")
+    name = "model_state.w" if place == "weights" else "a.0.1.b"
+    with pytest.raises(UserError, match=f"cannot be read: {name} is {words}.*; re-save its weights") as error:
+        checkpoint.read(tmp_path / "x.pyth")
+    assert "\n" not in str(error.value)
+
+
+def test_nests_of_shared_parts_are_looked_at_once(tmp_path):
+    """Each level names the one below twice: 2^60 ways to the bottom."""
+    nest = [torch.ones(1)]
+    for _ in range(60):
+        nest = [nest, nest]
+    torch.save({"nest": nest}, tmp_path / "x.pyth")
+    assert len(checkpoint.read(tmp_path / "x.pyth")["nest"]) == 2
+
+
+def test_a_look_at_a_file_leaves_its_tensors_there(tmp_path):
+    file = saved(tmp_path, 1)
+    assert checkpoint.read(file, mapped=True)["cfg"] == "A: 1\n"
+    os.truncate(file, 100)
+    with pytest.raises(UserError, match="is damaged: 100 bytes where"):
+        checkpoint.read(file, mapped=True)
 
 
 def test_the_allow_list_does_not_outlive_the_call(tmp_path):

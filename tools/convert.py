@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from videorl import checkpoint, config, convert, dist, log
-from videorl.engine import build
+from videorl.engine import build, weights
 from videorl.registry import UserError
 
 
@@ -42,18 +42,17 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.out}: expected a name that ends in .pyth")
     if args.out.exists():
         raise UserError(f"{args.out} exists; name another file or remove it")
-    cfg = config.load([args.cfg], args.overrides)
+    cfg, said = weights.load_config([args.cfg], args.overrides, args.source)
     model = build.model(cfg)
     state = checkpoint.read(args.source)
-    clear = cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN
-    weights, audit = convert.fit(model, state, str(args.source), clear=clear)
-    log.say(*audit.text().split("\n"))
+    taken, audit = weights.fitted(cfg, model, state, args.source)
+    log.say(*said, *audit.text().split("\n"))
     convert.accept(audit, testing=False, partial=cfg.MODEL.ALLOW_PARTIAL)
     if args.dry_run:
         return
     content = {
         "epoch": -1,  # none is done
-        "model_state": weights,
+        "model_state": taken,
         "ema_state": None,
         "classes": convert.class_names(state, model),
         "cfg": config.dump(cfg),
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         checkpoint.save(args.out, content, {"converted_from": str(args.source), "layout": audit.layout})
     except OSError as error:
         raise UserError(f"{args.out} cannot be written: {error.strerror}") from None
-    log.say(f"{args.out}: {len(weights)} tensors written")
+    log.say(f"{args.out}: {len(taken)} tensors written")
 
 
 if __name__ == "__main__":

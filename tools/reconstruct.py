@@ -12,9 +12,11 @@ Exit codes: 0 done, 2 a mistake in the command or its files.
 import argparse
 import functools
 import inspect
+import logging
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,9 +26,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from videorl import checkpoint, config, convert, dist, log
+from videorl import checkpoint, config, dist, log
 from videorl.data.dataset import ClipDataset
-from videorl.engine import build
+from videorl.engine import build, weights
 from videorl.engine.step import call, to_device
 from videorl.evals.reconstruction import described, errors, pictures
 from videorl.loading.worker import collate
@@ -58,9 +60,9 @@ class Result:
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
     with dist.exit_codes():
-        cfg = config.load([args.cfg], args.opts)
+        cfg, said = weights.load_config([args.cfg], args.opts, args.checkpoint)
         gpus = min(1, dist.count_gpus(-1)) if cfg.NUM_GPUS else 0
-        dist.launch(functools.partial(run, cfg, args), gpus=gpus)
+        dist.launch(functools.partial(run, cfg, args, said), gpus=gpus)
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -82,8 +84,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def run(cfg, args: argparse.Namespace) -> None:
+def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
     log.setup(None, main=True)
+    for line in said:
+        logging.getLogger("videorl").info(line)
     if args.count < 1:
         raise UserError(f"--count {args.count}: expected 1 or more")
     model = loaded(cfg, args.checkpoint)
@@ -109,7 +113,7 @@ def loaded(cfg, file: Path) -> torch.nn.Module:
             f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} predicts no masked pixels: expected a model that reads"
             f" {', '.join(READS)}, such as VideoMAE; name the config of its pre-training"
         )
-    convert.load(model, checkpoint.read(file), str(file), testing=True, partial=cfg.MODEL.ALLOW_PARTIAL)
+    weights.take(cfg, model, checkpoint.read(file), file, testing=True)
     return model
 
 

@@ -59,9 +59,12 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 def run(file: str | None, args: argparse.Namespace) -> None:
     """Trains, then tests, as TRAIN.ENABLE and TEST.ENABLE say."""
-    cfg = config.load([file] if file else [], args.overrides, NUM_SHARDS=args.num_shards, SHARD_ID=args.shard_id)
+    from videorl.engine.weights import load_config
+
+    top = {"NUM_SHARDS": args.num_shards, "SHARD_ID": args.shard_id}
+    cfg, said = load_config([file] if file else [], args.overrides, **top)
     dist.launch(
-        functools.partial(job, cfg),
+        functools.partial(job, cfg, said),
         init_method=args.init_method,
         gpus=dist.count_gpus(cfg.NUM_GPUS),
         shards=cfg.NUM_SHARDS,
@@ -72,11 +75,11 @@ def run(file: str | None, args: argparse.Namespace) -> None:
     )
 
 
-def job(cfg) -> None:
-    """What every process does."""
+def job(cfg, said: list[str]) -> None:
+    """What every process does. `said`: lines for the log."""
     from videorl.engine.job import run_phases
 
-    run_phases(cfg)
+    run_phases(cfg, said)
 
 
 if __name__ == "__main__":

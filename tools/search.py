@@ -11,14 +11,16 @@ Files that cannot be read are listed. Exit codes: 0 done, 2 a mistake in the com
 
 import argparse
 import functools
+import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from videorl import checkpoint, config, convert, dist, log, search
+from videorl import checkpoint, config, dist, log, search
 from videorl.data.text import Tokenizer
-from videorl.engine import build
+from videorl.engine import build, weights
 from videorl.registry import MODELS, UserError, printable
 from videorl.search import cache, embed, page
 from videorl.video import folder
@@ -28,9 +30,10 @@ def main(words: list[str] | None = None) -> None:
     args = parse(words)
     with dist.exit_codes():
         # How many files may be bad is for whoever reads the list of them to judge.
-        cfg = config.load([args.cfg], [*args.overrides, "DATA.MAX_BAD_FRACTION", "1.0"])
+        words = [*args.overrides, "DATA.MAX_BAD_FRACTION", "1.0"]
+        cfg, said = weights.load_config([args.cfg], words, args.checkpoint)
         gpus = min(1, dist.count_gpus(-1)) if cfg.NUM_GPUS else 0
-        dist.launch(functools.partial(run, cfg, args), gpus=gpus)
+        dist.launch(functools.partial(run, cfg, args, said), gpus=gpus)
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -62,8 +65,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(words)
 
 
-def run(cfg, args: argparse.Namespace) -> None:
+def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
     log.setup(None, main=True)
+    for line in said:
+        logging.getLogger("videorl").info(line)
     if min(args.top, args.per_video) < 1 or (args.stride is not None and args.stride <= 0):
         raise UserError("--top and --per-video: expected 1 or more; --stride: expected more than 0 seconds")
     files, unreadable = folder.find(args.folder)
@@ -104,7 +109,7 @@ def loaded(cfg, file: Path) -> embed.Embedder:
     """The config's model with the weights of a checkpoint."""
     model = build.model(cfg)
     embedder = embed.Embedder(model, cfg.MODEL.MODEL_NAME, config.spec(cfg).clip, build.precision(cfg))
-    convert.load(model, checkpoint.read(file), str(file), testing=True, partial=cfg.MODEL.ALLOW_PARTIAL)
+    weights.take(cfg, model, checkpoint.read(file), file, testing=True)
     return embedder
 
 

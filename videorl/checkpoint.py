@@ -10,10 +10,13 @@ import contextlib
 import hashlib
 import json
 import logging
+import mmap
 import os
 import pickle
 import re
-from collections.abc import Iterator
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,13 @@ log = logging.getLogger("videorl")
 
 NAME = re.compile(r"^checkpoint_epoch_(\d{5})(?:_step_(\d{7}))?\.pyth$")
 BEST = "best.pyth"
-PUBLISHED = ("model.safetensors", "pytorch_model.bin")  # what transformers calls its files, config.json beside them
+PUBLISHED = ("model.safetensors", "pytorch_model.bin")  # what transformers calls its files
+BESIDE = ("config.json", "preprocessor_config.json")  # what it says of the model, and of how clips are made
+
+MOST_MARK, MOST_JSON = 1 << 16, 1 << 24  # bytes: what is larger is no commit mark, no settings
+MOST_INFLATED, SLACK = 4, 1 << 24  # torch.save does not compress: bytes in memory for one of a file, and beside that
+MOST_SHARED = 16  # numbers of a tensor for one in its storage, where it has a million: more would be a trap
+FILLING = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n")  # bytearray(10**10) fills the memory at once
 
 
 # numpy's own array and type cannot be allowed in a file: called with a buffer and the type "object" they take its bytes
@@ -153,29 +162,108 @@ def _sync_folder(folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
-def read(file: Path) -> dict:
+def read(file: Path, *, mapped: bool = False) -> dict:
     """The content of a checkpoint, on the CPU. Raises `UserError` if it is missing, damaged, or holds more than data.
 
     A `.safetensors` file gives its tensors by name; any other file is taken for one of `torch.save`. Nothing in it is
-    executed: `weights_only=True` with a short list of plain types. A folder stands for the file of transformers in it;
-    what such a file's `config.json` says is the entry of that name.
+    executed: `weights_only=True` with a short list of plain types, all tensors dense. What it takes in memory is known
+    from its directory beforehand. A folder stands for the file of transformers in it; what `config.json` and
+    `preprocessor_config.json` beside such a file say are entries of these names.
+
+    `mapped`: for a look at what it says. Tensors stay in the file, and whether it is whole is not proved.
     """
     if file.is_dir():
         file = _file_in(file)
     if not file.is_file():
         raise UserError(f"checkpoint {file} does not exist")
-    if reason := damage(file):
+    if not mapped and (reason := damage(file)):
         raise UserError(f"checkpoint {file} is damaged: {reason}; take another one")
     try:
-        state = _load(file)
-    except Exception as error:
-        raise UserError(f"checkpoint {file} cannot be read: {_reason(file, error)}") from None
+        state = content(file, mapped=mapped)
+    except UserError as error:
+        if mapped and (reason := damage(file)):
+            raise UserError(f"checkpoint {file} is damaged: {reason}; take another one") from None
+        raise UserError(f"checkpoint {file} {error}") from None
     if not isinstance(state, dict):
         raise UserError(f"checkpoint {file}: expected a dict, found a {type(state).__name__}")
-    settings = file.with_name("config.json")
-    if file.suffix in (".safetensors", ".bin") and settings.is_file():
-        state["config.json"] = _settings(settings)
+    if file.suffix in (".safetensors", ".bin"):
+        state |= {name: _settings(file.with_name(name)) for name in BESIDE if file.with_name(name).is_file()}
     return state
+
+
+def content(file: Path, *, mapped: bool = False) -> object:
+    """What a file of torch or safetensors holds, as `read` does. Raises `UserError` with the reason alone."""
+    try:
+        _check_bounds(file)
+        with warnings.catch_warnings(action="ignore"):  # torch's of kinds of tensors that are refused anyway
+            state = _load(file, mapped)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"cannot be read: {_reason(file, error)}") from None
+    if reason := _odd(state):
+        raise UserError(f"cannot be read: {reason}; re-save its weights as plain dense tensors")
+    return state
+
+
+def _check_bounds(file: Path) -> None:
+    """Raises `UserError` where a small file would fill the memory."""
+    size = file.stat().st_size
+    if file.suffix == ".safetensors" or not size:  # the header of the first must tile the file
+        return
+    if not _is_zip(file):
+        with file.open("rb") as data, mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            _check_pickle(text)
+        return
+    with zipfile.ZipFile(file) as entries:
+        inflated = sum(entry.file_size for entry in entries.infolist())
+        if inflated > MOST_INFLATED * size + SLACK:
+            raise UserError(f"cannot be read: its {size} bytes inflate to {inflated}, but none has to: re-save it")
+        for name in entries.namelist():
+            if name.endswith("data.pkl"):
+                _check_pickle(entries.read(name))
+
+
+def _is_zip(file: Path) -> bool:
+    """As torch has it: by the first bytes."""
+    with file.open("rb") as data:
+        return data.read(4) == b"PK\x03\x04"
+
+
+def _check_pickle(text: bytes | mmap.mmap) -> None:
+    if FILLING.search(text):
+        raise UserError("cannot be read: it holds a bytearray; re-save its weights as plain tensors")
+
+
+def _odd(state: object) -> str:
+    """Names the first thing that is no dense tensor of numbers it has itself, if there is one."""
+    seen, todo = set(), [("", state)]
+    while todo:
+        name, value = todo.pop()
+        if isinstance(value, torch.Tensor):
+            if kind := _odd_kind(value):
+                return f"{name.lstrip('.') or 'it'} is {kind}"
+        elif isinstance(value, Mapping | list | tuple | set | argparse.Namespace) and id(value) not in seen:
+            seen.add(id(value))
+            value = vars(value) if isinstance(value, argparse.Namespace) else value
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            todo += [(f"{name[-100:]}.{key if isinstance(key, str | int) else '?'}"[:200], item) for key, item in items]
+    return ""
+
+
+def _odd_kind(value: torch.Tensor) -> str:
+    if value.layout != torch.strided or value.is_nested:
+        return "a sparse or nested tensor"
+    if value.is_quantized:
+        return "a quantised tensor"
+    if value.is_meta:
+        return "a tensor without numbers (meta)"
+    if type(value) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
+        return f"a {type(value).__name__}"
+    held = value.untyped_storage().nbytes() // value.element_size()
+    if value.numel() > max(MOST_SHARED * held, 1_000_000):
+        return f"a tensor of {value.numel()} numbers of which the file has {held}"
+    return ""
 
 
 def _file_in(folder: Path) -> Path:
@@ -187,18 +275,20 @@ def _file_in(folder: Path) -> Path:
 
 def _settings(file: Path) -> object:
     try:
+        if file.stat().st_size > MOST_JSON:
+            raise ValueError
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read ({type(error).__name__}): mend it, or move it away") from None
 
 
-def _load(file: Path) -> object:
+def _load(file: Path, mapped: bool) -> object:
     if file.suffix == ".safetensors":
         import safetensors.torch
 
         return safetensors.torch.load_file(file)
     with torch.serialization.safe_globals(SAFE):
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped and _is_zip(file))
 
 
 def _reason(file: Path, error: Exception) -> str:
@@ -218,16 +308,30 @@ def _reason(file: Path, error: Exception) -> str:
 def damage(file: Path) -> str:
     """Why the file is not what was committed, or nothing. Files without a mark cannot be judged."""
     mark = file.with_suffix(".json")
-    if not mark.is_file():
-        return ""
     try:
-        wanted = json.loads(mark.read_text())
-        size, sha = wanted["bytes"], wanted["sha256"]
-    except (ValueError, KeyError, TypeError):
+        if not mark.is_file():
+            return ""
+        size, sha = _committed(mark)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"{mark.name} is not readable"
-    if file.stat().st_size != size:
-        return f"{file.stat().st_size} bytes where {size} were written"
-    return "" if _sha256(file) == sha else "its SHA-256 differs from the one written"
+    try:
+        found = file.stat().st_size
+        if found != size:
+            return f"{found} bytes where {size} were written"
+        return "" if _sha256(file) == sha else "its SHA-256 differs from the one written"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror or error})"
+
+
+def _committed(mark: Path) -> tuple[int, str]:
+    """Size and SHA-256 of the file that a mark is of. Raises `ValueError` and its like for what is no mark."""
+    if mark.stat().st_size > MOST_MARK:
+        raise ValueError("too long")
+    content = json.loads(mark.read_text(encoding="utf-8"))
+    size, sha = content["bytes"], content["sha256"]
+    if type(size) is not int or not 0 <= size < 1 << 63 or not isinstance(sha, str):
+        raise ValueError("no size and hash")
+    return size, sha
 
 
 def _sha256(file: Path) -> str:
@@ -270,6 +374,11 @@ def _newest_first(folder: Path) -> Iterator[Path]:
         if match := NAME.match(file.name):
             found.append((int(match[1]), int(match[2] or 0), file))
     return (file for *_, file in sorted(found, reverse=True))
+
+
+def committed(folder: Path) -> list[Path]:
+    """The checkpoints of a run that have a commit mark, the newest first."""
+    return [file for file in _newest_first(folder) if file.with_suffix(".json").is_file()]
 
 
 def sweep(folder: Path) -> None:

@@ -7,7 +7,7 @@ components come from their signatures (see `registry.py`). Nothing changes the t
 import itertools
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import yaml
@@ -66,9 +66,15 @@ MAPS: dict[str, tuple[Registry, dict[str, Key]]] = {
 # --------------------------------------------------------------------------------------------------------- loading
 
 
-def load(files: Iterable[str | Path] = (), overrides: Iterable[str] = (), **top) -> CfgNode:
+def load(
+    files: Iterable[str | Path] = (),
+    overrides: Iterable[str] = (),
+    known: Callable[[CfgNode], list[Setting]] = lambda tree: [],
+    **top,
+) -> CfgNode:
     """Defaults, then `files` in order, then `overrides` (KEY VALUE KEY VALUE …), then `top` keys (NUM_SHARDS=2).
 
+    `known` gives settings that come before those of files, from the tree of global and model keys without them.
     Returns a frozen tree in which all sugar is expanded. Raises `UserError` for an unknown key, name or type.
     """
     registry.discover()
@@ -80,6 +86,9 @@ def load(files: Iterable[str | Path] = (), overrides: Iterable[str] = (), **top)
     settings = dialect.translate(settings)
     without_maps = build_tree(s for s in settings if s.path[0] not in MAPS)
     _check_names(without_maps, settings)
+    if first := known(without_maps):
+        settings = first + settings
+        without_maps = build_tree(s for s in settings if s.path[0] not in MAPS)
     sugar = dialect.sugar(without_maps, given={".".join(s.path) for s in settings if len(s.path) > 1})
     cfg = build_tree([Setting(path, value, "default") for path, value in sugar] + settings)
     _check_entries(cfg)
@@ -108,6 +117,21 @@ def build_tree(settings: Iterable[Setting]) -> CfgNode:
     for path, given in entries.items():
         _put(cfg, path, _entry_node(path, given))
     return cfg
+
+
+def valid(found: Mapping[str, object], source: str) -> tuple[list[Setting], list[str]]:
+    """Those of `found` (dotted key to value) that are settings of the right type, and what is wrong with others."""
+    schema = global_schema() | component_schema()
+    good, wrong = [], []
+    for name, value in found.items():
+        setting = Setting(tuple(name.split(".")), value, source)
+        if setting.path not in schema:
+            continue
+        try:
+            good.append(setting._replace(value=_plain(_checked(setting, schema))))
+        except UserError as error:
+            wrong.append(str(error))
+    return good, wrong
 
 
 def _checked(setting: Setting, schema: Mapping[tuple[str, ...], Key]) -> object:

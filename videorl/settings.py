@@ -69,25 +69,30 @@ def parse(file: Path) -> list[Setting]:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    if len(text) > 1_000_000:
-        raise UserError(f"{file}: {len(text)} characters; a config has at most 1,000,000")
     where = str(file)
     if file.suffix == ".json":
         text, where = _config_of_run(text, file), f"{file}: config"
+    return parse_text(text, where)
+
+
+def parse_text(text: str, where: str) -> list[Setting]:
+    """Leaves of a YAML document that is called `where`. Raises `UserError` for what is none, or too large."""
+    if len(text) > 1_000_000:
+        raise UserError(f"{where}: {len(text)} characters; a config has at most 1,000,000")
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None or root.tag == "tag:yaml.org,2002:null":
             return []
         if not isinstance(root, yaml.MappingNode):
-            raise UserError(f"{file}: expected `KEY: value` lines, found a {root.id}")
+            raise UserError(f"{where}: expected `KEY: value` lines, found a {root.id}")
         leaves = list(itertools.islice(_leaves(loader, root, (), where), MOST_KEYS + 1))
     except yaml.YAMLError as error:
-        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise UserError(f"{file}: nested too deeply") from None
+        raise UserError(f"{where}: nested too deeply") from None
     if len(leaves) > MOST_KEYS:
-        raise UserError(f"{file}: more than {MOST_KEYS} keys, aliases counted each time")
+        raise UserError(f"{where}: more than {MOST_KEYS} keys, aliases counted each time")
     return leaves
 
 

@@ -1,5 +1,6 @@
 """Published checkpoints under their own names of tensors give the published outputs."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from torch import nn
 
 from videorl import convert
+from videorl.convert.facts import facts
 from videorl.models.mvit import MViT
 from videorl.registry import MODELS, UserError
 from videorl.spec import Clip, Head, Spec
@@ -50,6 +52,68 @@ def test_pyslowfast(name):
     convert.load(model, published(case["state_dict"]), "x.pyth", testing=True)
     check(case, {"logits": logits(model, case["inputs"]["video"])})
     assert convert.layout_of(case["state_dict"]).NAME == "PySlowFast"
+
+
+def apart(weights: dict) -> dict:
+    """Queries, keys and values as mae_st's releases and PySlowFast's SEPARATE_QKV store them."""
+    found = {}
+    for name, value in weights.items():
+        parts = zip("qkv", value.chunk(3)) if ".attn.qkv." in name else [("", value)]
+        found |= {name.replace(".qkv.", f".{part}."): rows for part, rows in parts}
+    return found
+
+
+@pytest.mark.parametrize("layout", ["PySlowFast", "mae_st"])
+def test_queries_keys_and_values_apart(layout):
+    case = load_case(GOLDEN / "vit_mae/vit_finetune.pt")
+    settings = case["config"]["settings"]
+    model, weights = mvit(settings), apart(case["state_dict"])
+    assert "blocks.0.attn.q.bias" in weights
+    if layout == "mae_st":
+        weights = {name.replace("head.projection.", "head."): value for name, value in weights.items()}
+    _, audit = convert.fit(model, {"model_state": weights}, "x.pth", testing=True)
+    assert (audit.layout, audit.part, audit.unexpected) == (layout, 1.0, [])
+    convert.load(model, {"model_state": weights}, "x.pth", testing=True)
+    check(case, {"logits": logits(model, case["inputs"]["video"])})
+    said = facts({"model_state": weights, "args": argparse.Namespace(num_frames=16, sampling_rate=4)}, "x")
+    if layout == "mae_st":
+        assert (said["DATA.NUM_FRAMES"], said["CLS_EMBED_ON"], said["PATCH_PADDING"]) == (16, True, [0, 0, 0])
+
+
+def test_mae_st_pre_trained_for_fine_tuning():
+    case = load_case(GOLDEN / "vit_mae/vit_finetune.pt")
+    model, weights = mvit(case["config"]["settings"]), apart(case["state_dict"])
+    weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
+    weights |= {"decoder_pred.weight": torch.zeros(2, 2), "mask_token": torch.zeros(1, 1, 2)}
+    weights["decoder_blocks.0.attn.q.weight"] = torch.zeros(2, 2)
+    _, audit = convert.fit(model, {"model": weights}, "x.pth")
+    assert (audit.layout, audit.part, audit.missing) == ("mae_st", 1.0, [])
+
+
+@pytest.mark.parametrize("name", ["PySlowFast", "MultiTrain"])
+def test_a_cfg_of_published_code_is_read(name):
+    """MultiTrain's own keys become ours: a stride for every block, growth in the attention."""
+    golden = {"PySlowFast": "mvit/mvitv2_small", "MultiTrain": "multitrain/model_single_head"}[name]
+    case = load_case(GOLDEN / f"{golden}.pt")
+    settings = case["config"]["settings"]
+    text = yaml.safe_dump({**settings, "MODEL": {**settings["MODEL"], "MODEL_NAME": "MViT"}, "OTHER": {"KEY": 1}})
+    said = facts({"model_state": case["state_dict"], "cfg": text}, "x")
+    model = mvit(settings)
+    assert (said["DATA.NUM_FRAMES"], said["NUM_HEADS"]) == (
+        settings["DATA"]["NUM_FRAMES"],
+        settings["MVIT"]["NUM_HEADS"],
+    )
+    assert "DROPPATH_RATE" not in said
+    assert "KEY" not in said
+    if name == "MultiTrain":
+        assert said["DIM_MUL_IN_ATT"] is True
+        assert len(said["POOL_Q_STRIDE"]) == len(model.blocks)
+
+
+@pytest.mark.parametrize("cfg", [None, 3, "[1, 2]", "A: [", "MODEL: {MODEL_NAME: [1]}", "x" * 2_000_000, "MVIT: 3"])
+def test_a_cfg_that_is_none_says_nothing(cfg):
+    case = load_case(GOLDEN / "mvit/mvitv2_small.pt")
+    assert facts({"model_state": case["state_dict"], "cfg": cfg}, "x") == {}
 
 
 def test_multitrain_with_one_head():
@@ -195,6 +259,14 @@ def test_half_precision_files_are_resized_too():
     found, audit = convert.fit(model, published(weights), "x.pyth", testing=True)
     assert len(audit.interpolated) == 2
     assert {value.dtype for value in found.values()} == {torch.float32}
+
+
+def test_the_audit_names_the_layout_also_where_all_names_are_ours():
+    case = load_case(GOLDEN / "mvit/mvitv2_small.pt")
+    model = mvit(case["config"]["settings"])
+    ours = {"model_state": case["state_dict"], "ema_state": None, "classes": {}}
+    for state, layout in ((published(case["state_dict"]), "PySlowFast"), (ours, "this toolkit")):
+        assert convert.fit(model, state, "x.pyth")[1].layout == layout
 
 
 def test_every_golden_file_has_one_layout():

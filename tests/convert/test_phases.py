@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import logging
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from videorl.engine import build
 from videorl.engine.evaluate import evaluations
 from videorl.engine.state import State
 from videorl.engine.test import _class_names, _load
+from videorl.engine.weights import load_config
 from videorl.registry import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -135,8 +138,134 @@ def test_names_can_be_cleared(settings, trained, tmp_path):
     torch.save({"state_dict": {f"module.backbone.{name}": value for name, value in weights.items()}}, file)
     with pytest.raises(UserError, match=r"0\.0 % .*expected at least 95 %"):
         started(settings(*START, file))
-    model = started(settings(*START, file, "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN", ["backbone."]))
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    clear = ("TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN", ["backbone."])
+    tested = for_test(settings(*TEST, file, *clear), tmp_path)
+    for model in (started(settings(*START, file, *clear)), tested):
+        assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+# --- what a file says of itself --------------------------------------------------------------------------------------
+
+
+OTHERS = ("MVIT.NUM_HEADS", 2, "DATA.MEAN", [0.5, 0.5, 0.5], "DATA.SAMPLING_RATE", 3, "SOLVER.BASE_LR", 7.0)
+
+
+@pytest.fixture
+def others(settings, tmp_path) -> Path:
+    """A checkpoint of a run with other heads, mean and sampling rate than configs/toy/mvit.yaml and defaults have."""
+    state = State.build(settings(*OTHERS))
+    checkpoint.save(tmp_path / "others.pyth", state.content())
+    return tmp_path / "others.pyth"
+
+
+def loaded(tmp_path, *words, base=""):
+    """`load_config` with a YAML that says nothing of the model and its clips but what `base` does."""
+    (tmp_path / "bare.yaml").write_text(f"NUM_GPUS: 0\nDATA: {{PATH_TO_DATA_DIR: {tmp_path}}}\n{base}")
+    out = ("OUTPUT_DIR", tmp_path / "out")
+    return load_config([tmp_path / "bare.yaml"], [str(word) for word in (*out, *words)])
+
+
+@pytest.mark.parametrize("how", [START, TEST, ("TRAIN.CHECKPOINT_FILE_PATH",)], ids=["start", "test", "resume"])
+def test_settings_that_nobody_gives_are_the_file_s(others, tmp_path, how):
+    cfg, (said,) = loaded(tmp_path, *how, others, base="DATA: {SAMPLING_RATE: 2}\n")
+    assert (cfg.MVIT.NUM_HEADS, cfg.MVIT.EMBED_DIM, cfg.DATA.MEAN) == (2, 16, [0.5, 0.5, 0.5])
+    assert (cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE) == (4, 32)
+    assert (cfg.DATA.SAMPLING_RATE, cfg.SOLVER.BASE_LR) == (2, 0.1), "the run's own"
+    assert said.startswith(f"taken from {others}, for nothing else says it: ")
+    assert "MVIT.NUM_HEADS 2" in said
+    assert "SAMPLING_RATE" not in said
+    assert loaded(tmp_path, *how, others, "MVIT.NUM_HEADS", 1)[0].MVIT.NUM_HEADS == 1
+
+
+def test_a_checkpoint_in_output_dir_says_how_it_was_trained(others, tmp_path):
+    folder = tmp_path / "out" / "checkpoints"
+    state = checkpoint.read(others)
+    checkpoint.save(folder / checkpoint.name_of(1), state)
+    for words in ((), ("TRAIN.ENABLE", False)):
+        assert loaded(tmp_path, *words)[0].MVIT.NUM_HEADS == 2
+    assert loaded(tmp_path, "TRAIN.AUTO_RESUME", False)[0].MVIT.NUM_HEADS == 1
+    (folder / checkpoint.name_of(1)).write_bytes(b"damaged")
+    assert loaded(tmp_path)[0].MVIT.NUM_HEADS == 1, "the run itself says what is wrong"
+
+
+@pytest.mark.parametrize("how", [START, TEST])
+def test_settings_that_differ_are_named(settings, others, tmp_path, said, how):
+    cfg = settings(*how, others, "MVIT.NUM_HEADS", 2, "MVIT.RESIDUAL_POOLING", False)
+    for_test(cfg, tmp_path) if how == TEST else started(cfg)
+    (record,) = [record for record in said.records if "loaded" in record.message]
+    assert record.levelname == "WARNING"
+    lines = record.getMessage().splitlines()
+    assert [line.strip() for line in lines if "the file has" in line] == [
+        "DATA.SAMPLING_RATE: the file has 3, this run 6",
+        "DATA.MEAN: the file has [0.5, 0.5, 0.5], this run [0.45, 0.45, 0.45]",
+        "MVIT.RESIDUAL_POOLING: the file has True, this run False",
+    ]
+
+
+def test_what_a_file_does_not_say_is_said(settings, trained, tmp_path, said):
+    torch.save({"model_state": trained[1]}, tmp_path / "bare.pth")
+    for_test(settings(*TEST, tmp_path / "bare.pth"), tmp_path)
+    assert (
+        "the file does not say DATA.NUM_FRAMES, DATA.SAMPLING_RATE, DATA.TARGET_FPS, DATA.MEAN, DATA.STD, MVIT.NUM"
+        in (said.text)
+    )
+
+
+def test_values_that_are_no_settings_are_not_taken(trained, tmp_path):
+    cfg = "MODEL: {MODEL_NAME: MViT}\nMVIT: {NUM_HEADS: many, DEPTH: 3}\nDATA: {MEAN: 3, NUM_FRAMES: 2}\n"
+    torch.save({"model_state": trained[1], "cfg": cfg}, tmp_path / "odd.pth")
+    found, said = loaded(tmp_path, *TEST, tmp_path / "odd.pth")
+    assert (found.MVIT.DEPTH, found.DATA.NUM_FRAMES, found.MVIT.NUM_HEADS) == (3, 2, 1)
+    assert [line for line in said if "MVIT.NUM_HEADS must be int, found 'many' (not used)" in line]
+
+
+def test_another_dictionary_is_named(settings, others, tmp_path, said):
+    for name, words in (("dict.npy", ["cut", "mix"]), ("other.npy", ["mix", "cut"])):
+        np.save(tmp_path / name, np.array(words))
+    state = State.build(settings("TEXT.DICT", tmp_path / "dict.npy"))
+    checkpoint.save(tmp_path / "words.pyth", state.content())
+    (tmp_path / "moved").mkdir()
+    moved = (tmp_path / "dict.npy").rename(tmp_path / "moved/dict.npy")
+    for_test(settings(*TEST, tmp_path / "words.pyth", "TEXT.DICT", moved), tmp_path)
+    assert "numbered" not in said.text
+    for_test(settings(*TEST, tmp_path / "words.pyth", "TEXT.DICT", tmp_path / "other.npy"), tmp_path)
+    assert re.search(
+        r"TEXT.DICT: the file's words are numbered by another one \(.*/dict.npy\) than .*/other.npy", said.text
+    )
+
+
+def test_a_file_that_holds_no_run_gives_its_weights(settings, trained, tmp_path):
+    """As published files are: the same without TRAIN.CHECKPOINT_EPOCH_RESET, and said before the model is built."""
+    file = tmp_path / "theirs.pyth"
+    torch.save({"epoch": 199, "model_state": trained[1], "optimizer_state": {}, "cfg": "NUM_GPUS: 8\n"}, file)
+    words = ("TRAIN.CHECKPOINT_FILE_PATH", file)
+    _, said = loaded(tmp_path, *words)
+    assert f"{file} holds no run of this toolkit (" in said[0]
+    assert said[0].endswith("its weights are taken, as with TRAIN.CHECKPOINT_EPOCH_RESET True")
+    model = started(settings(*words))
+    assert all(torch.equal(value, trained[1][name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "words"),
+    [
+        ("optimizer_state", {"param_groups": 3}, "its optimizer groups the parameters in another way"),
+        ("optimizer_state", {}, "its optimizer groups the parameters in another way"),
+        ("cfg", "- 1", "expected `KEY: value` lines"),
+        ("model_state", {"a": torch.zeros(2)}, "expected just this model's"),
+    ],
+)
+def test_a_run_that_is_damaged_inside_is_one_line(settings, trained, tmp_path, entry, value, words):
+    checkpoint.save(tmp_path / "run.pyth", checkpoint.read(trained[0]) | {entry: value})
+    with pytest.raises(UserError, match=words) as error:
+        started(settings("TRAIN.CHECKPOINT_FILE_PATH", tmp_path / "run.pyth"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("clip", [[16, 224], [0, 1, 1], [1.5, 2, 2]])
+def test_a_clip_of_a_file_has_three_whole_sizes(settings, trained, tmp_path, clip):
+    with pytest.raises(UserError, match="MODEL.CHECKPOINT_CLIP .*: expected frames, rows and columns"):
+        for_test(settings(*TEST, trained[0], "MODEL.CHECKPOINT_CLIP", clip), tmp_path)
 
 
 # --- tools/convert.py ------------------------------------------------------------------------------------------------

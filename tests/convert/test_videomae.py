@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from videorl import checkpoint, convert
-from videorl.convert import kinetics710
+from videorl.convert import classes, kinetics710
+from videorl.convert.facts import facts
 from videorl.models.videomae import VideoMAE
-from videorl.models.vit import ViT
+from videorl.models.vit import ViT, resize_table
 from videorl.registry import UserError
 from videorl.spec import Clip, Masking, Spec
 
@@ -170,42 +171,41 @@ def test_v_swift_s_tables_are_known_by_name(order):
 # --- positions -------------------------------------------------------------------------------------------------------
 
 
-def test_files_without_tables_get_that_of_the_published_clips(said):
-    for make in (vit, videomae):
-        source, model, other = random(make(*WIDE)), make(*WIDE), make(8, 224, (4, 56, 56))
-        convert.load(model, published(source), "x.pth", testing=True)
-        assert same(model, source)
-        _, audit = convert.fit(other, published(source), "x.pth", testing=True)
-        assert set(audit.interpolated) == {name for name in model.state_dict() if name.endswith("positions")}
-        again, _ = convert.fit(other, source.state_dict(), "ours.pyth", testing=True)
-        convert.load(other, published(source), "x.pth", testing=True)
-        assert all(torch.equal(value, again[name]) for name, value in other.state_dict().items())
-        assert said.text.count("positions: the file has none; it is taken for one of clips of 16 x 224 x 224") == 2
-        said.clear()
-        convert.load(model, published(source, tables=True), "x.pth", testing=True)
-        assert "positions: the file has none" not in said.text
-        said.clear()
+def test_files_without_tables_give_the_published_outputs_of_any_clips(said):
+    """Their clips are not those of the published models, 16 x 224 x 224."""
+    case, model = load_case(GOLDEN / "finetune_small.pt"), vit()
+    assert not [name for name in case["state_dict"] if "pos" in name]
+    convert.load(model, {"model": case["state_dict"]}, "x.pth", testing=True)
+    check(case, {"logits": logits(model, case["inputs"]["video"])})
+    assert "made new        1  positions" in said.text
+    case, model = load_case(GOLDEN / "pretrain_small.pt"), videomae()
+    convert.load(model, {"model": case["state_dict"]}, "x.pth", testing=True)
+    check(case, {"prediction_raster_order": predicted(model, case["inputs"]["video"], case["expected"]["mask"])})
 
 
-def test_flat_tables_of_other_clips_are_resized():
-    source = random(vit(8, 224))  # 4 x 14 x 14
-    model, again = vit(16, 224), vit(16, 224)
-    convert.load(model, published(source, tables=True), "x.pth", testing=True)
-    convert.load(again, source.state_dict(), "ours.pyth", testing=True)
-    assert same(model, again)
-    with pytest.raises(UserError, match="positions: found 64 positions, expected 1568 as here, or some times 14 x 14"):
-        convert.load(model, published(vit(), tables=True), "x.pth", testing=True)
+@pytest.mark.parametrize("tables", [False, True])
+@pytest.mark.parametrize("make", [vit, videomae])
+def test_positions_are_made_new_for_other_clips(make, tables):
+    """As V1 does: 392 tokens of 16 x 112 x 112 pixels are no 2 x 14 x 14."""
+    source, model = random(make(16, 112, (2, 16, 16))), make(8, 224, (2, 16, 16))
+    _, audit = convert.fit(model, published(source, tables), "x.pth", testing=True)
+    assert audit.interpolated == {}
+    assert set(audit.made_new) == {name for name in model.state_dict() if name.endswith("positions")}
+    convert.load(model, published(source, tables), "x.pth", testing=True)
+    assert same(model, make(8, 224, (2, 16, 16)), "positions")
 
 
-def test_a_flat_table_of_the_published_size_is_of_the_published_grid():
-    source = random(vit(16, 224))
-    model, again = vit(64, 112), vit(64, 112)  # 32 x 7 x 7 tokens, as many as 8 x 14 x 14
-    _, audit = convert.fit(model, published(source, tables=True), "x.pth", testing=True)
-    assert audit.interpolated == {"positions": "(8, 14, 14) -> (32, 7, 7)"}
-    assert re.search(r"interpolated +1  positions \(8, 14, 14\) -> \(32, 7, 7\)\n", audit.text() + "\n")
-    convert.load(model, published(source, tables=True), "x.pth", testing=True)
-    convert.load(again, source.state_dict(), "ours.pyth", testing=True)
-    assert same(model, again)
+def test_learned_flat_tables_are_of_the_clips_that_are_named():
+    source, model = random(vit(16, 112)), vit(8, 224)
+    weights = published(source, tables=True)
+    weights["pos_embed"] = torch.randn(1, 392, 48)
+    with pytest.raises(UserError, match="^x.pth: positions: found a learned table of 392 .* set MODEL.CHECKPOINT_CLIP"):
+        convert.load(model, weights, "x.pth", testing=True)
+    _, audit = convert.fit(model, weights, "x.pth", choice=convert.Choice(clip=(16, 112, 112)))
+    assert audit.interpolated == {"positions": "(1, 1, 392) -> (4, 14, 14)"}
+    convert.load(model, weights, "x.pth", testing=True, choice=convert.Choice(clip=(16, 112, 112)))
+    wanted = resize_table(weights["pos_embed"].view(8, 7, 7, 48), (4, 14, 14))
+    assert torch.equal(model.positions, wanted)
 
 
 @pytest.mark.parametrize("size", [32, 48])
@@ -213,7 +213,7 @@ def test_our_own_pre_trained_file_for_fine_tuning(size, said):
     source, model = random(videomae()), vit(8, size, (2, 8, 8), depth=2)
     state = {"epoch": 3, "model_state": source.state_dict(), "classes": {}}
     _, audit = convert.fit(model, state, "ours.pyth")
-    assert audit.interpolated == ({"positions": "(4, 4, 4) -> (4, 6, 6)"} if size == 48 else {})
+    assert audit.made_new == (["positions"] if size == 48 else [])
     convert.load(model, state, "ours.pyth")
     assert same(model.blocks, source.encoder.blocks)
     assert same(model.patch_embed, source.encoder.patch_embed)
@@ -312,41 +312,77 @@ def test_transformers_pre_trained_file_for_fine_tuning(said):
     assert said.records[-1].levelname == "INFO"
 
 
-@pytest.mark.parametrize("make", [vit, videomae])
+PREPROCESSOR = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
+
+
 @pytest.mark.parametrize("name", checkpoint.PUBLISHED)
-def test_config_json_of_transformers_says_the_grid_of_the_positions(tmp_path, make, name, said):
+def test_what_transformers_says_beside_its_files(tmp_path, name):
     from safetensors.torch import save_file
 
-    source, model = random(make(8, 32, (2, 8, 8))), make(8, 32, (2, 8, 8))
-    weights = {k: value.contiguous() for k, value in as_transformers(source, "new").items()}
+    weights = {k: value.contiguous() for k, value in as_transformers(vit(8, 32, (2, 8, 8)), "new").items()}
     (save_file if name.endswith(".safetensors") else torch.save)(weights, tmp_path / name)
-    settings = {"model_type": "videomae", "num_frames": 8, "image_size": 32}
+    settings = {"num_frames": 8, "image_size": 32, "patch_size": 8, "tubelet_size": 2, "num_attention_heads": 3}
+    settings |= {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 3, "model_type": "videomae"}
+    names = ["a", "b", "c", "d", "e", "f", "g"]
+    settings["id2label"] = {str(i): names[i] for i in (6, 2, 0, 1, 3, 4, 5)}
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    convert.load(model, checkpoint.read(tmp_path), str(tmp_path), testing=True)
-    assert same(model, source)
-    assert "interpolated" not in said.text
-    assert "taken for one of clips of 8 x 32 x 32" in said.text
-    (tmp_path / "config.json").write_text(json.dumps(settings | {"model_type": "vit"}))
-    _, audit = convert.fit(model, checkpoint.read(tmp_path), "x", testing=True)
-    assert set(audit.interpolated.values()) == {"(8, 28, 28) -> (4, 4, 4)"}
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("{", "config.json cannot be read"),
-        ('{"num_frames": "8"}', "num_frames '8', image_size 224: expected whole numbers"),
-        ('{"image_size": [224]}', r"image_size \[224\]: expected whole numbers"),
-        ('{"image_size": 1000000}', "at most 4096"),
-        ('{"num_frames": 1}', r"hold no patch of \(2, 8, 8\)"),
-    ],
-)
-def test_a_config_json_that_says_no_clip(tmp_path, text, words):
+    assert facts(checkpoint.read(tmp_path), "x")["DATA.MEAN"] == [0.485, 0.456, 0.406]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    state = checkpoint.read(tmp_path)
+    assert facts(state, "x") == {
+        **{"EMBED_DIM": 48, "DEPTH": 3, "NUM_HEADS": 3, "MLP_RATIO": 4.0, "MODEL.PATCH_SIZE": [2, 8, 8]},
+        **{"DATA.NUM_FRAMES": 8, "DATA.TRAIN_CROP_SIZE": 32, "DATA.TEST_CROP_SIZE": 32},
+        **{"DATA.MEAN": [0.5] * 3, "DATA.STD": [0.25] * 3},
+    }
     model = vit(8, 32, (2, 8, 8))
-    torch.save(as_transformers(model, "new"), tmp_path / "pytorch_model.bin")
-    (tmp_path / "config.json").write_text(text.replace("{", '{"model_type": "videomae", ', 1))
-    with pytest.raises(UserError, match=words):
-        convert.load(model, checkpoint.read(tmp_path), "x", testing=True)
+    convert.load(model, state, str(tmp_path), data={"kinetics": names[::-1]}, testing=True)
+    assert torch.equal(model.head.projection.weight, weights["classifier.weight"].flip(0))
+    with pytest.raises(UserError, match="1 of 7 classes are not in the file: z"):
+        convert.load(model, state, str(tmp_path), data={"kinetics": [*names[1:], "z"]}, testing=True)
+
+
+@pytest.mark.parametrize("labels", [{"0": "LABEL_0", "1": "LABEL_1"}, {"0": "a", "2": "b"}, ["a"], {"a": 0}, None])
+def test_labels_that_name_no_classes(labels):
+    assert classes.names_in({"config.json": {"id2label": labels}}) == {}
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000])
+def test_a_config_json_that_cannot_be_read(tmp_path, text):
+    torch.save(as_transformers(vit(8, 32, (2, 8, 8)), "new"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match="config.json cannot be read"):
+        checkpoint.read(tmp_path)
+
+
+def test_what_videomae_s_files_say(tmp_path):
+    """V1's and V2's in the `args` of their command, V2's on the hub, under `model.`, in a config.json."""
+    args = argparse.Namespace(num_frames=8, sampling_rate=2, input_size=32, lr=1e-3)
+    said = facts({"model": published(vit(8, 32, (2, 8, 8))), "args": args}, "x")
+    assert (said["DATA.NUM_FRAMES"], said["DATA.SAMPLING_RATE"], said["DATA.TRAIN_CROP_SIZE"]) == (8, 2, 32)
+    assert (said["MODEL.PATCH_SIZE"], said["DATA.MEAN"]) == ([2, 8, 8], [0.485, 0.456, 0.406])
+    assert "NUM_HEADS" not in said, "none of the published widths"
+    source, model = random(vit(8, 32, (2, 8, 8))), vit(8, 32, (2, 8, 8))
+    hub = {f"model.{name}": value for name, value in published(source).items()}
+    hub["config.json"] = {"model_config": {"num_heads": 3, "img_size": 32, "num_frames": 8}}
+    said = facts(hub, "x")
+    assert (said["NUM_HEADS"], said["DATA.NUM_FRAMES"], said["DATA.TEST_CROP_SIZE"]) == (3, 8, 32)
+    convert.load(model, hub, "x", testing=True)
+    assert same(model, source)
+    weights = base_weights("vswift_pretrain_base")
+    assert facts({"model": weights}, "x")["NUM_HEADS"] == 12
+
+
+def test_the_moving_average_of_a_file_is_named_and_can_be_chosen(said):
+    plain, average, model = random(vit()), random(vit()), vit()
+    average.head.projection.bias.data += 1
+    file = {"model": published(plain), "model_ema": published(average)}
+    convert.load(model, file, "x.pth", testing=True)
+    assert same(model, plain)
+    assert "weights of model; the file also has model_ema (a moving average): MODEL.CHECKPOINT_ENTRY" in said.text
+    convert.load(model, file, "x.pth", testing=True, choice=convert.Choice("model_ema"))
+    assert same(model, average)
+    with pytest.raises(UserError, match=r"no weights: .* under ema \(MODEL.CHECKPOINT_ENTRY\); found model, model_ema"):
+        convert.load(model, file, "x.pth", choice=convert.Choice("ema"))
 
 
 def hf_config(**settings):

@@ -48,7 +48,8 @@ def unchanged(model: nn.Module, before: dict) -> bool:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module." * 2]
+    "prefix",
+    ["", "module.", "model.", "model.module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module." * 2],
 )
 @pytest.mark.parametrize("wrapper", ["", "model_state", "state_dict", "model", "model_state_dict", "module"])
 def test_wrappers_and_prefixes(wrapper, prefix):
@@ -62,17 +63,17 @@ def test_wrappers_and_prefixes(wrapper, prefix):
 def test_a_submodule_compiled_alone_and_cleared_texts():
     source, target = Plain(), Plain()
     weights = {f"backbone.{n.replace('0.', '0._orig_mod.')}": v for n, v in source.state_dict().items()}
-    convert.load(target, weights, "x.pth", testing=True, clear=["backbone."])
+    convert.load(target, weights, "x.pth", testing=True, choice=convert.Choice(clear=["backbone."]))
     assert unchanged(target, source.state_dict())
     with pytest.raises(UserError, match="two tensors would get one name"):
-        convert.load(target, weights, "x.pth", clear=["weight", "bias"])
+        convert.load(target, weights, "x.pth", choice=convert.Choice(clear=["weight", "bias"]))
 
 
 def test_a_model_with_a_part_called_module_keeps_it():
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()
-            self.module, self.other = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.module, self.model = nn.Linear(2, 2), nn.Linear(2, 2)
 
     source, target = Odd(), Odd()
     convert.load(target, source.state_dict(), "x.pth", testing=True)
@@ -132,6 +133,17 @@ def test_a_transposed_tensor_is_not_reshaped():
     weights["2.weight"] = torch.zeros(10, 2)
     _, audit = convert.fit(Plain(), weights, "x.pth")
     assert audit.misfits == {"2.weight": "(10, 2) for (2, 10)"}
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.int8, torch.bool])
+def test_numbers_of_another_kind_are_not_converted(kind):
+    """A quantised file in whole numbers, or complex ones, of which the real part alone would be taken."""
+    weights = copied(Plain())
+    weights["2.bias"] = torch.ones(2).to(kind)
+    _, audit = convert.fit(Plain(), weights, "x.pth")
+    assert audit.misfits == {"2.bias": f"{str(kind)[6:]} for float32"}
+    with pytest.raises(UserError, match="1 of another shape: 2.bias .* for float32"):
+        convert.load_exactly(Plain(), weights, "x.pth")
 
 
 def test_too_little_is_refused_and_changes_nothing(said):
@@ -199,6 +211,13 @@ def test_the_same_names_need_no_word(said):
     convert.load(target, state_of(source, k400=ABC), "x.pyth", data={"k400": ABC}, testing=True)
     assert unchanged(target, source.state_dict())
     assert len(said.text.splitlines()) == 1
+
+
+def test_names_match_as_folders_and_lists_spell_them():
+    source, target = Toy({"k400": 2}), Toy({"k400": 2})
+    theirs, ours = ("Abseiling down", "yoga"), ("yoga", "abseiling_down")
+    convert.load(target, state_of(source, k400=theirs), "x.pyth", data={"k400": ours}, testing=True)
+    assert torch.equal(target.head.projection.weight, source.head.projection.weight.flip(0))
 
 
 @pytest.mark.parametrize("entry", [list(ABC), {"other name": list(ABC)}], ids=["older files", "another name"])

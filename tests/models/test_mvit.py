@@ -19,6 +19,7 @@ from videorl.models.mvit import (
     block_plans,
     conv3d_depthwise,
     resize_positions,
+    resize_table,
 )
 from videorl.registry import MODELS, UserError
 from videorl.spec import Clip, Spec
@@ -144,12 +145,31 @@ def test_checkpoint_of_another_clip_shape(kind):
     case = load_case(GOLDEN / f"mvit/checkpoint_resize_{kind}.pt")
     model = from_settings(case["config"]["target"]["settings"]).eval()
     before = dict(case["state_dict"])
-    weights, names = resize_positions(case["state_dict"], model)
+    weights, names, _ = resize_positions(case["state_dict"], model)
     assert case["state_dict"] == before
     assert set(names) == set(case["expected"]["resized"])
     model.load_state_dict(weights)
     logits = model(case["inputs"]["video"])["logits"]
     check(case, {"resized": {name: weights[name] for name in names}, "logits": logits})
+
+
+def test_joint_positions_of_another_clip_shape():
+    joint = {"use_abs_pos": True, "sep_pos_embed": False}
+    source, target = tiny(frames=4, size=32, **joint), tiny(frames=8, size=48, **joint)
+    weights = source.state_dict()
+    table = weights["pos_embed"]
+    fitted, names, _ = target.resize_positions(weights, (4, 32, 32))
+    assert names[0] == "pos_embed"
+    assert torch.equal(fitted["pos_embed"][:, :1], table[:, :1]), "the class token's"
+    grid = resize_table(table[0, 1:].view(*source.grid, -1), target.grid)
+    assert torch.equal(fitted["pos_embed"][0, 1:], grid.flatten(0, 2))
+    for clip in (None, (4, 48, 48)):
+        with pytest.raises(UserError, match=r"pos_embed: found a table of \d+ tokens, .* set MODEL.CHECKPOINT_CLIP"):
+            target.resize_positions(weights, clip)
+    source, target = (tiny(frames=f, size=s, use_fixed_sincos_pos=True, **joint) for f, s in ((4, 32), (8, 48)))
+    fitted, _, new = target.resize_positions(source.state_dict())
+    assert new == ["pos_embed"]
+    assert torch.equal(fitted["pos_embed"], target.pos_embed)
 
 
 def test_layers_and_weight_decay():

@@ -87,7 +87,7 @@ def test_published_model_for_other_clips(kind):
     case = load_case(GOLDEN / f"timesformer/{kind}.pt")
     video = case["inputs"]["video_other"]
     model = published(case, frames=video.shape[2], size=video.shape[3])
-    weights, names = model.resize_positions(own_names(case["state_dict"]))
+    weights, names, _ = model.resize_positions(own_names(case["state_dict"]))
     assert names == ["pos_embed", "time_embed"][: 1 + (kind != "space_only")]
     model.load_state_dict(weights)
     check(case, {"logits_other": model(video)["logits"]})
@@ -155,7 +155,7 @@ def test_lavila_with_fewer_frames(name):
     case = load_case(GOLDEN / f"lavila/{name}.pt")
     frames = case["config"]["fewer_frames"]
     model = lavila(case["config"], frames)
-    weights, names = model.resize_positions(lavila_names(case["state_dict"]))
+    weights, names, _ = model.resize_positions(lavila_names(case["state_dict"]))
     assert names == ["time_embed"]
     model.load_state_dict(weights)
     check(case, {"cls_fewer_frames": model.tokens(case["inputs"]["video"][:, :, :frames])[:, 0]})

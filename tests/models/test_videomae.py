@@ -194,8 +194,9 @@ def test_hidden_pixels_do_not_reach_the_prediction():
 
 def test_checkpoint_of_another_clip_shape():
     source, target = tiny(), tiny(frames=8, size=24)
-    weights, names = target.resize_positions(source.state_dict())
-    assert sorted(names) == sorted(TABLES)
+    weights, interpolated, new = target.resize_positions(source.state_dict())
+    assert interpolated == []
+    assert sorted(new) == sorted(TABLES)
     target.load_state_dict(weights)
     assert target(**draw(8, 24))["predicted"].isfinite().all()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from videorl.models.vit import ViT, resize_table, sincos_positions
+from videorl.models.vit import ViT, hidden_width, resize_table, sincos_positions
 from videorl.registry import MODELS, UserError
 from videorl.spec import Clip, Head, Spec
 
@@ -138,14 +138,35 @@ def test_resizes_space_as_torchvision():
     torch.testing.assert_close(resize_table(table, (2, 6, 5)), expected)
 
 
-def test_checkpoint_of_another_clip_shape():
+def test_fixed_positions_are_made_new_for_another_clip_shape():
+    """VideoMAE's own code makes them anew for the number of tokens."""
     source, target = tiny(), tiny(frames=8, size=24)
-    weights, names = target.resize_positions(source.state_dict())
-    assert names == ["positions"]
-    assert weights["positions"].shape == (4, 6, 6, 24)
-    target.load_state_dict(weights)
-    assert target.resize_positions(target.state_dict())[1] == []
-    assert tiny(embed_dim=32).resize_positions(source.state_dict())[1] == []  # another width is another model
+    for given in (source.state_dict(), {n: v.half() for n, v in source.state_dict().items()}, {}):
+        weights, interpolated, new = target.resize_positions(given)
+        assert (interpolated, new) == ([], ["positions"])
+        assert torch.equal(weights["positions"], sincos_positions((4, 6, 6), 24))
+    assert target.resize_positions(target.state_dict())[1:] == ([], [])
+    assert tiny(embed_dim=32).resize_positions(source.state_dict())[1:] == ([], [])  # another width is another model
+
+
+def test_other_positions_are_interpolated_from_the_grid_of_their_clips():
+    target, learned = tiny(frames=8, size=24), torch.randn(2, 4, 4, 24)  # clips of 4 x 16 x 16
+    wanted = resize_table(learned, (4, 6, 6))
+    for given, clip in ((learned, None), (learned.view(1, 1, -1, 24), (4, 16, 16))):
+        weights, interpolated, new = target.resize_positions({"positions": given}, clip)
+        assert (interpolated, new) == (["positions"], [])
+        assert torch.equal(weights["positions"], wanted)
+    flat = torch.randn(1, 1, 144, 24)
+    assert torch.equal(target.resize_positions({"positions": flat})[0]["positions"], flat.view(4, 6, 6, 24))
+    for clip, words in ((None, "clips here have 144"), ((4, 24, 24), r"clips of \(4, 24, 24\) .* have 72")):
+        with pytest.raises(UserError, match=f"a learned table of 32 tokens, but {words}; set MODEL.CHECKPOINT_CLIP"):
+            target.resize_positions({"positions": learned.view(1, 1, -1, 24)}, clip)
+
+
+@pytest.mark.parametrize(("dim", "ratio", "hidden"), [(32, 48 / 11, 139), (384, 4, 1536), (1408, 48 / 11, 6144)])
+def test_hidden_layers_are_rounded_down(dim, ratio, hidden):
+    assert hidden_width(dim, ratio) == hidden
+    assert hidden_width(dim, float(f"{ratio:.6f}")) == hidden
 
 
 def test_layers():

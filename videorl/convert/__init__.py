@@ -2,9 +2,8 @@
 
 A published layout is one file of this package, an ordinary module with `NAME`, `matches(names) -> bool` and
 `rename(weights, model) -> weights`: the weights under our names, tensors as they are (split or joined where ours are).
-It may have `remarks(names) -> lines` for the audit of a file with these names, and `afresh(names) -> beginnings of
-names`: what such a file leaves to the first values when training starts from it. Where it has `clip_of(state)`, the
-frames, rows and columns of the file's clips, `rename` and `remarks` take these as `clip`.
+It may have `afresh(names) -> beginnings of names`: what such a file leaves to the first values when training starts
+from it, and `says(state, weights) -> settings`: what such a file, or its kind, says of itself (see `facts`).
 """
 
 import functools
@@ -13,21 +12,35 @@ import logging
 import pkgutil
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 from torch import Tensor, nn
 
 from videorl.convert import classes
-from videorl.convert.audit import Audit, compare
+from videorl.convert.audit import Audit, compare, same_kind
 from videorl.registry import UserError
 
 log = logging.getLogger("videorl")
 
 LEAST = 0.95  # part of the model that a file must give
 WRAPPERS = ("model_state", "state_dict", "model_state_dict", "model", "module")
+AVERAGES = ("ema_state", "model_ema", "model_ema_state", "state_dict_ema", "ema")
 OURS = "this toolkit"
 ClassNames = Mapping[str, Sequence[str]]  # label space -> names of its classes by number
+Grid = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user says of a file: which entry of it, texts to take out of names, and the clips it was made for."""
+
+    entry: str = ""
+    clear: Sequence[str] = ()
+    clip: Grid | None = None  # frames, rows, columns
+
+
+AS_IT_IS = Choice()
 
 
 def load(
@@ -38,15 +51,23 @@ def load(
     data: ClassNames | None = None,
     testing: bool = False,
     partial: bool = False,
-    clear: Sequence[str] = (),
+    choice: Choice = AS_IT_IS,
 ) -> None:
-    """Puts the weights in `state` (what `checkpoint.read` gives) into `model` and logs the audit.
+    """Puts the weights in `state` (what `checkpoint.read` gives) into `model`: `fit`, then `put`.
 
-    `data`: the class names of the data at hand, where known; the rest as in `fit`. Raises `UserError`, with the model
-    as it was, where the file gives too little (see `accept`) and `partial` does not allow that.
+    `data`: the class names of the data at hand, where known.
     """
-    weights, audit = fit(model, state, source, data=data, testing=testing, clear=clear)
-    worth_a_look = audit.missing or audit.misfits
+    weights, audit = fit(model, state, source, data=data, testing=testing, choice=choice)
+    put(model, weights, audit, testing=testing, partial=partial)
+
+
+def put(model: nn.Module, weights: Mapping[str, Tensor], audit: Audit, *, testing: bool, partial: bool) -> None:
+    """Logs the audit and puts what `fit` found into `model`.
+
+    Raises `UserError`, with the model as it was, where that is too little (see `accept`) and `partial` does not allow
+    it.
+    """
+    worth_a_look = audit.missing or audit.misfits or audit.differs
     log.log(logging.WARNING if worth_a_look else logging.INFO, audit.text())
     accept(audit, testing=testing, partial=partial)
     model.load_state_dict(weights, strict=False)
@@ -92,46 +113,57 @@ def fit(
     *,
     data: ClassNames | None = None,
     testing: bool = False,
-    clear: Sequence[str] = (),
+    choice: Choice = AS_IT_IS,
 ) -> tuple[dict[str, Tensor], Audit]:
     """Those weights in `state` that fit the model, under its names, and the audit.
 
-    A layout is known by its names of tensors. Position tables of other clip shapes are interpolated by the model's
-    `resize_positions`, if it has one; rows of classes are put in order by name. `clear`: texts taken out of the names
-    in the file. When `testing`, the file's moving average comes first, and what the head uses in training alone does
-    not count; else what the head starts afresh does not.
+    A layout is known by its names of tensors. Position tables of other clip shapes are made to fit by the model's
+    `resize_positions`, if it has one; rows of classes are put in order by name. When `testing`, our own moving average
+    comes first, and what the head uses in training alone does not count; else what the head starts afresh does not.
     """
     own, head = model.state_dict(), getattr(model, "head", None)
-    given = plain_names(weights_of(state, source, averaged=testing), clear)
-    fits = all(name in given and given[name].shape == value.shape for name, value in own.items())
-    layout = None if fits else layout_of(given)
-    published = {"clip": layout.clip_of(state)} if hasattr(layout, "clip_of") else {}
+    entry, found = weights_of(state, source, averaged=testing, entry=choice.entry)
+    given = plain_names(found, choice.clear, own)
+    known = layout_of(given)
+    layout = None if all(n in given and given[n].shape == value.shape for n, value in own.items()) else known
     try:
-        weights = layout.rename(given, model, **published) if layout else given
+        weights = layout.rename(given, model) if layout else given
+        weights, reshaped = _with_axes_of(own, weights)
+        before, resized, new = weights, [], []
+        if hasattr(model, "resize_positions"):
+            weights, resized, new = model.resize_positions(before, choice.clip)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    renamed = [name for name in weights if name not in given]
-    weights, reshaped = _with_axes_of(own, weights)
-    interpolated = {}
-    if hasattr(model, "resize_positions"):
-        before = weights
-        weights, resized = model.resize_positions(before)
-        interpolated = {n: f"{tuple(before[n].shape[:-1])} -> {tuple(weights[n].shape[:-1])}" for n in resized}
+    shapes = {name: [tuple(of[name].shape[:-1]) for of in (before, weights)] for name in resized}
+    renamed = [name for name in before if name not in given]
     weights, said, wrong = classes.align(own, head, weights, classes.names_in(state), data or {})
     afresh = layout.afresh(set(given)) if hasattr(layout, "afresh") and not testing else ()
-    remarks = layout.remarks(set(given), **published) if hasattr(layout, "remarks") else []
     audit = compare(own, weights, source, (*_not_counted(head, testing), *afresh))
     audit = replace(
         audit,
         missing=[name for name in audit.missing if not name.startswith(tuple(afresh))],
-        layout=layout.NAME if layout else OURS,
+        layout=known.NAME if known and not _is_ours(state) else OURS,
         renamed=renamed,
         reshaped=reshaped,
-        interpolated=interpolated,
-        said=remarks + said,
+        interpolated={name: f"{there} -> {here}" for name, (there, here) in shapes.items()},
+        made_new=new,
+        said=_entries(state, entry) + said,
         wrong=wrong,
     )
     return {name: weights[name] for name in audit.loaded}, audit
+
+
+def _is_ours(state: Mapping) -> bool:
+    return {"model_state", "ema_state", "classes"} <= state.keys()
+
+
+def _entries(state: Mapping, taken: str) -> list[str]:
+    """A line where a file has several sets of weights."""
+    others = [key for key in (*WRAPPERS, *AVERAGES) if key != taken and _tensors(state.get(key))]
+    if not others:
+        return []
+    kinds = [f"{key} (a moving average)" if key in AVERAGES else key for key in others]
+    return [f"weights of {taken}; the file also has {', '.join(kinds)}: MODEL.CHECKPOINT_ENTRY chooses"]
 
 
 def _not_counted(head: nn.Module, testing: bool) -> list[str]:
@@ -151,33 +183,44 @@ def class_names(state: dict, model: nn.Module) -> dict[str, list[str]]:
 # ----------------------------------------------------------------------------------------------------- files and names
 
 
-def weights_of(state: dict, source: str, *, averaged: bool) -> dict[str, Tensor]:
-    """The tensors by name, at the top of a file's content or in one of the entries that toolkits use.
+def weights_of(state: dict, source: str, *, averaged: bool, entry: str = "") -> tuple[str, dict[str, Tensor]]:
+    """The entry with the tensors, "" for the top of a file's content, and these by name.
 
-    `averaged`: the moving average where there is one. Raises `UserError` if there are none.
+    `entry`: the one to take. Without, it is one that toolkits use; `averaged`: our moving average where there is one.
+    Raises `UserError` if there are none.
     """
-    for key in ("ema_state",) * averaged + WRAPPERS:
-        if isinstance(state.get(key), dict):
-            state = state[key]
+    for key in [entry] if entry else ("ema_state",) * averaged + WRAPPERS:
+        if isinstance(state.get(key), Mapping) and (entry or state[key]):
+            found = _tensors(state[key])
             break
-    weights = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    if not weights:
-        raise UserError(
-            f"{source} holds no weights: expected tensors by name, alone or under {', '.join(WRAPPERS)};"
-            f" found {', '.join(map(str, list(state)[:5])) or 'nothing'}"
-        )
-    return weights
+    else:
+        key, found = "", {} if entry else _tensors(state)
+    if not found:
+        wanted = f"under {entry} (MODEL.CHECKPOINT_ENTRY)" if entry else f"alone or under {', '.join(WRAPPERS)}"
+        there = ", ".join(str(key)[:40] for key in list(state)[:5] if isinstance(key, str | int)) or "nothing"
+        raise UserError(f"{source} holds no weights: expected tensors by name, {wanted}; found {there}")
+    return key, found
 
 
-def plain_names(weights: Mapping[str, Tensor], clear: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Without what DistributedDataParallel and torch.compile put in front of names, and without the texts `clear`."""
+def _tensors(entry: object) -> dict[str, Tensor]:
+    if not isinstance(entry, Mapping):
+        return {}
+    return {name: value for name, value in entry.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def plain_names(weights: Mapping[str, Tensor], clear: Sequence[str] = (), own: Iterable[str] = ()) -> dict[str, Tensor]:
+    """Without what DistributedDataParallel, torch.compile and Lightning put in front of names, and the texts `clear`.
+
+    `own`: names of the model, which keeps a part that is really called `module` or `model`.
+    """
     plain = {}
     for name, value in weights.items():
         for text in ("_orig_mod.", *clear):
-            name = name.replace(text, "")
+            name = name.replace(text, "") if text else name
         plain[name] = value
-    while plain and all(name.startswith("module.") for name in plain):
-        plain = {name.removeprefix("module."): value for name, value in plain.items()}
+    for front in ("module.", "model.") * 2:
+        while plain and all(name.startswith(front) for name in plain) and not any(n.startswith(front) for n in own):
+            plain = {name.removeprefix(front): value for name, value in plain.items()}
     if len(plain) < len(weights):
         raise UserError(f"CHECKPOINT_CLEAR_NAME_PATTERN {list(clear)}: two tensors would get one name; clear less")
     return plain
@@ -209,11 +252,12 @@ def substitute(table: Sequence[tuple[str, str]], weights: Mapping[str, Tensor]) 
 def _with_axes_of(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Weights with the number type and axes of the model's, where axes of size 1 are all the difference.
 
-    A table `[N, C]` becomes `[1, N, C]` also where N is another: it is still to be resized.
+    A table `[N, C]` becomes `[1, N, C]` also where N is another: it is still to be resized. Numbers of another kind
+    (complex, or whole ones for floats) stay as they are, for the audit to tell.
     """
     fitted, reshaped = dict(weights), []
     for name, target in own.items():
-        if name not in weights:
+        if name not in weights or not same_kind(weights[name], target):
             continue
         value = weights[name].to(target.dtype)
         if _true_shape(value) == _true_shape(target):

@@ -28,13 +28,28 @@ class Match:
 
 
 def names_in(state: Mapping) -> dict[str, list[str]]:
-    """Class names by label space that a file carries ("" for a file that says no space). None in published files."""
+    """Class names by label space that a file carries ("" for a file that says no space), in a list of each.
+
+    Published files mostly have none; those of transformers have `id2label` in their `config.json`.
+    """
     entry = state.get("classes")
+    settings = state.get("config.json")
+    if entry is None and isinstance(settings, Mapping):
+        entry = _by_number(settings.get("id2label"))
     if isinstance(entry, list | tuple):
         entry = {"": entry}
     if not isinstance(entry, Mapping):
         return {}
-    return {space: list(map(str, names)) for space, names in entry.items() if isinstance(names, list | tuple) and names}
+    found = {space: names for space, names in entry.items() if isinstance(names, list | tuple) and names}
+    return {space: list(names) for space, names in found.items() if all(isinstance(name, str) for name in names)}
+
+
+def _by_number(names: object) -> list[str]:
+    """Of `{"0": name, …}`, where no number is missing and the names are not those that transformers makes up."""
+    if not isinstance(names, Mapping) or set(names) != set(map(str, range(len(names)))):
+        return []
+    listed = [str(names[str(i)]) for i in range(len(names))]
+    return [] if listed == [f"LABEL_{i}" for i in range(len(listed))] else listed
 
 
 def of_spaces(names: Names, spaces: Sequence[str]) -> Names:
@@ -101,15 +116,23 @@ def _can_compare(names: Sequence[str], classes: int) -> bool:
 
 def _by_name(space: str, theirs: Sequence[str], ours: Sequence[str]) -> Match:
     place = {name: row for row, name in enumerate(theirs)}
+    if not all(name in place for name in ours):  # folders say `abseiling_down`, lists "Abseiling down"
+        alike = {_folded(name): row for row, name in enumerate(theirs)}
+        if len(alike) == len(theirs) and len(set(map(_folded, ours))) == len(ours):
+            place = {name: alike[_folded(name)] for name in ours if _folded(name) in alike}
     rows = torch.tensor([place.get(name, -1) for name in ours])
     missing = [name for name in ours if name not in place]
     if missing:
         shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
         some = "" if len(missing) < len(ours) else f"; the file's are {', '.join(theirs[:3])} …"
         return Match(rows, wrong=f"{space}: {len(missing)} of {len(ours)} classes are not in the file: {shown}{some}")
-    if list(theirs) == list(ours):
+    if rows.tolist() == list(range(len(theirs))):
         return Match()
     return Match(rows, said=f"{space}: the file has its classes in another order; its rows were taken by name")
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("_", " ").strip()
 
 
 def _no_head(space: str, weights: Mapping[str, Tensor], *, single: bool) -> str:

@@ -1,9 +1,8 @@
 """Files of VideoMAE in transformers (huggingface/transformers): `model.safetensors` and `pytorch_model.bin`.
 
-The network of VideoMAE V1 under other names, with queries, keys and values apart. Its clips are RGB, normalised with
-ImageNet's mean and deviation (DATA.MEAN 0.485, 0.456, 0.406; DATA.STD 0.229, 0.224, 0.225), and its own code takes
-other epsilons than the training did and ours does: 1e-12 in blocks, 1e-5 in `fc_norm` and `decoder.norm`, for 1e-6.
-The files hold no positions: `config.json` beside them says what clips these are for.
+The network of VideoMAE V1 under other names, with queries, keys and values apart. Its own code takes other epsilons
+than the training did and ours does: 1e-12 in blocks, 1e-5 in `fc_norm` and `decoder.norm`, for 1e-6. What clips the
+files are for, and how these are normalised, stands in `config.json` and `preprocessor_config.json` beside them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,11 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from videorl.convert import substitute, videomae
-from videorl.registry import UserError
 
 NAME = "transformers' VideoMAE"
-LARGEST = 4096  # frames or pixels: more is a mistake, and its table would fill the memory
 QUERY = ".attention.attention.query.weight"
+SETTINGS = {
+    "EMBED_DIM": "hidden_size",
+    "DEPTH": "num_hidden_layers",
+    "NUM_HEADS": "num_attention_heads",
+    "DECODER_DIM": "decoder_hidden_size",
+    "DECODER_DEPTH": "decoder_num_hidden_layers",
+    "DECODER_HEADS": "decoder_num_attention_heads",
+    "DATA.NUM_FRAMES": "num_frames",
+    "DATA.TRAIN_CROP_SIZE": "image_size",
+    "DATA.TEST_CROP_SIZE": "image_size",
+}
+COLOURS = {"DATA.MEAN": "image_mean", "DATA.STD": "image_std"}
 TABLE = [
     (r"^videomae\.", ""),
     (r"^embeddings\.patch_embeddings\.projection\.", "encoder.patch_embed.proj."),
@@ -44,33 +53,28 @@ def afresh(names: set[str]) -> tuple[str, ...]:
     return () if _is_finetuned(names) else videomae.AFRESH
 
 
-def clip_of(state: Mapping) -> tuple[int, int, int]:
-    """Frames, rows, columns of the file's clips as its `config.json` says, or as published. Raises `UserError`."""
-    settings = state.get("config.json")
+def says(state: Mapping, weights: Mapping[str, Tensor]) -> dict[str, object]:
+    """What `config.json` and `preprocessor_config.json` say."""
+    settings, colours = state.get("config.json"), state.get("preprocessor_config.json")
+    found = dict(videomae.COLOURS)
+    if isinstance(colours, Mapping):
+        found |= {key: colours[name] for key, name in COLOURS.items() if name in colours}
     if not isinstance(settings, Mapping) or settings.get("model_type") != "videomae":
-        return videomae.CLIP
-    frames, size = settings.get("num_frames", videomae.CLIP[0]), settings.get("image_size", videomae.CLIP[1])
-    clip = (frames, *size) if isinstance(size, list) else (frames, size, size)
-    if len(clip) != 3 or not all(type(length) is int and 0 < length <= LARGEST for length in clip):
-        raise UserError(
-            f"config.json beside the file: num_frames {frames!r}, image_size {size!r}: expected whole numbers of"
-            f" frames and pixels, at most {LARGEST}"
-        )
-    return clip
+        return found
+    found |= {key: settings[name] for key, name in SETTINGS.items() if name in settings}
+    found["MODEL.PATCH_SIZE"] = [settings.get("tubelet_size", 2), *[settings.get("patch_size", 16)] * 2]
+    width, hidden = settings.get("hidden_size"), settings.get("intermediate_size")
+    if type(width) is type(hidden) is int and width > 0:
+        found["MLP_RATIO"] = hidden / width
+    return found
 
 
-def remarks(names: set[str], clip: tuple[int, int, int] = videomae.CLIP) -> list[str]:
-    return videomae.remarks(names, clip)
-
-
-def rename(
-    weights: Mapping[str, Tensor], model: nn.Module, clip: tuple[int, int, int] = videomae.CLIP
-) -> dict[str, Tensor]:
+def rename(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """As VideoMAE's own layout, with the names of VideoMAE V1 in between."""
     named = substitute(TABLE, _joined(weights))
     if _is_finetuned(weights):
         named = substitute([(r"^encoder\.", "")], named)
-    return videomae.rename(named, model, clip)
+    return videomae.rename(named, model)
 
 
 def _is_finetuned(names: Iterable[str]) -> bool:

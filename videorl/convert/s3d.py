@@ -17,6 +17,11 @@ def matches(names: set[str]) -> bool:
     return {STEM, "mixed_5c.gating_b3.fc.weight", "text_module.word_embd.weight"} <= names
 
 
+def says(state: Mapping, weights: Mapping[str, Tensor]) -> dict[str, object]:
+    """Its clips are RGB in 0..1 as it is."""
+    return {"DATA.MEAN": [0.0, 0.0, 0.0], "DATA.STD": [1.0, 1.0, 1.0]}
+
+
 def rename(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Raises `UserError` for a file with the other stem: 99.9 % of it would fit, and the model would see nothing.
 

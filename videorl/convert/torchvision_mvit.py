@@ -25,5 +25,10 @@ def matches(names: set[str]) -> bool:
     return {"conv_proj.weight", "pos_encoding.class_token"} <= names
 
 
+def says(state: Mapping, weights: Mapping[str, Tensor]) -> dict[str, object]:
+    """How the published weights were trained."""
+    return {"DATA.MEAN": [0.45, 0.45, 0.45], "DATA.STD": [0.225, 0.225, 0.225]}
+
+
 def rename(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return substitute(TABLE, weights)

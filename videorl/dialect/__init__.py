@@ -24,25 +24,29 @@ BEST_METRICS = {"views": "val/top1", "views of several labels": "val/map", "reco
 MODEL_NAMES: dict[str, str | None] = pyslowfast.MODELS | timesformer.MODELS
 
 
-def translate(settings: list[Setting]) -> list[Setting]:
+def translate(settings: list[Setting], *, tell: bool = True) -> list[Setting]:
     """Settings under the names and values of this toolkit; each published key is logged with what becomes of it.
 
-    Raises `UserError` where a published key asks for what this toolkit does not do.
+    Raises `UserError` where a published key asks for what this toolkit does not do. Not so without `tell`.
     """
     last: Last = {".".join(setting.path): setting for setting in settings}
     rules = _rules()
-    refused = _tell(last, rules)
-    _check_model(last, rules)
-    if refused:
-        raise UserError(refused[0] + (f" (and {len(refused) - 1} more, see above)" if refused[1:] else ""))
+    if tell:
+        _refuse(_tell(last, rules), last, rules)
     kept: list[list[Setting]] = [_translated(setting, rules, last) for setting in settings]
     front = []
     for made in (made for family in FAMILIES for made in family.made(last)):
         place, setting = _placed(made, settings, last)
         (front if made.front else kept[place]).append(setting)
-        if made.said:
+        if made.said and tell:
             log.warning("%s: %s", setting.where, made.said)
     return _output_dir([*front, *(setting for group in kept for setting in group)])
+
+
+def _refuse(refused: list[str], last: Last, rules: Mapping[str, Rule]) -> None:
+    _check_model(last, rules)
+    if refused:
+        raise UserError(refused[0] + (f" (and {len(refused) - 1} more, see above)" if refused[1:] else ""))
 
 
 def _rules() -> dict[str, Rule]:

@@ -2,8 +2,8 @@
 
 from videorl.dialect.rules import Combined, Ignored, Last, Made, Renamed, Rule, Unsupported, Values, given, is_on, rows
 
-# Published model -> the registered one; None: not in this version.
-MODELS = dict.fromkeys(
+# Published model -> the registered one; None: not in this version. PyTorchVideo's MViT is the same network.
+MODELS: dict[str, str | None] = {"PTVMViT": "MViT"} | dict.fromkeys(
     [
         "SlowFast",
         "ResNet",
@@ -88,7 +88,7 @@ RULES: dict[str, Rule] = {
     "MVIT.PATCH_2D": Unsupported("MViT is for videos", OFF, refused=True),
     "MVIT.POOL_KV_STRIDE": Unsupported("set POOL_KV_STRIDE_ADAPTIVE", ([], None), refused=True),
     "MVIT.NORM_STEM": Unsupported("tokens are not normalised before the first block", OFF, refused=True),
-    "MVIT.SEPARATE_QKV": Unsupported("queries, keys and values have one weight matrix", OFF, refused=True),
+    "MVIT.SEPARATE_QKV": Ignored("it changes no output; queries, keys and values of such files are put together"),
     "MVIT.REL_POS_ZERO_INIT": Unsupported("relative positions begin with normal numbers", OFF, refused=True),
     "MVIT.REV.ENABLE": Unsupported("blocks are not reversible", OFF, refused=True),
     **rows("MVIT.REV", "RESPATH_FUSE BUFFER_LAYERS RES_PATH PRE_Q_FUSION", Ignored("read with MVIT.REV.ENABLE alone")),

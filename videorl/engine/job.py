@@ -1,6 +1,7 @@
 """The life of a run in one process: folder, log, training, test, report."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from videorl import dist, log
@@ -13,14 +14,16 @@ from videorl.registry import UserError
 logger = logging.getLogger("videorl")
 
 
-def run_phases(cfg) -> None:
+def run_phases(cfg, said: Sequence[str] = ()) -> None:
     """Trains and tests as TRAIN.ENABLE and TEST.ENABLE say, and writes the report.
 
-    Raises `SystemExit` with code 75 when a signal stopped it.
+    `said`: lines for the log, of how the config came about. Raises `SystemExit` with code 75 when a signal stopped it.
     """
     folder = run.folder_of(cfg)
     with run.held(folder):
         log.setup(folder, dist.is_main())
+        for line in said:
+            logger.info(line)
         dist.on_main(lambda: _clear(folder))
         with Watch(folder, cfg.DIST.TIMEOUT) as watch:
             # Read before training: a mistake in test.csv must not show after days.

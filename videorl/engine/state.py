@@ -5,27 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from torch import nn
 
 from videorl import checkpoint, config, convert, dist
-from videorl.engine import build, optim
+from videorl.engine import build, optim, weights
 from videorl.engine.objective import Objective
 from videorl.engine.step import Precision, unwrap
 from videorl.registry import UserError
+from videorl.settings import parse_text
 
 log = logging.getLogger("videorl")
-
-NEEDED = {
-    "epoch",
-    "model_state",
-    "optimizer_state",
-    "scaler_state",
-    "objective_state",
-    "step_in_epoch",
-    "data",
-    "step_size",
-}
 
 
 @dataclass
@@ -84,6 +73,7 @@ class State:
             "epoch": self.epoch - 1,  # the last finished one, counted from 0, as in PySlowFast
             "model_state": unwrap(self.model).state_dict(),
             "ema_state": self.ema.module.state_dict() if self.ema is not None else None,
+            "words": weights.words_of(self.cfg.TEXT.DICT),
             "classes": {space: list(names) for space, names in self.class_names.items()},
             "cfg": config.dump(self.cfg),
         }
@@ -116,7 +106,7 @@ class State:
         elif node.CHECKPOINT_FILE_PATH:
             file = Path(node.CHECKPOINT_FILE_PATH)
             state = checkpoint.read(file)
-            if node.CHECKPOINT_EPOCH_RESET:
+            if node.CHECKPOINT_EPOCH_RESET or weights.missing(state):
                 self.start_from(state, file)
             else:
                 self.restore(state, file)
@@ -125,14 +115,7 @@ class State:
 
     def start_from(self, state: dict, file: Path) -> None:
         """Takes the weights of a checkpoint, ours or published. Raises `UserError` where it gives too little."""
-        convert.load(
-            unwrap(self.model),
-            state,
-            str(file),
-            data=self.class_names,
-            partial=self.cfg.MODEL.ALLOW_PARTIAL,
-            clear=self.cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN,
-        )
+        weights.take(self.cfg, unwrap(self.model), state, file, data=self.class_names)
 
     def restore(self, state: dict, file: Path) -> None:
         """Raises `UserError` where `state` is not of a run like this one; logs what differs without harm."""
@@ -162,21 +145,24 @@ class State:
     def _restore_optimizer(self, saved: dict, file: Path) -> None:
         """Takes over its moments. Weight decay and the like stay as this run's settings say."""
         groups = self.optimizer.param_groups
-        if [g.get("names") for g in saved["param_groups"]] != [g["names"] for g in groups]:
+        if _names_in(saved) != [g["names"] for g in groups]:
             raise UserError(
                 f"{file}: its optimizer groups the parameters in another way; restore the settings of losses, weight"
                 f" decay and layer decay. {weights_alone(file)}"
             )
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-        self.optimizer.load_state_dict(saved)
+        try:
+            self.optimizer.load_state_dict(saved)
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"{file}: its optimizer is damaged ({dist.first_line(error)}). {weights_alone(file)}"
+            ) from None
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
 
     def _check_same_run(self, state: dict, file: Path) -> None:
-        if missing := NEEDED - state.keys():
-            raise UserError(
-                f"{file} holds no run to resume ({', '.join(sorted(missing))} missing). {weights_alone(file)}"
-            )
+        if missing := weights.missing(state):
+            raise UserError(f"{file} holds no run to resume ({', '.join(missing)} missing). {weights_alone(file)}")
         data = self.data.fingerprint
         if state["data"] != data:
             raise UserError(
@@ -194,7 +180,7 @@ class State:
                 f"{file} has {steps} steps an epoch, this run {self.data.steps}; restore BATCHES and DATASETS."
                 f" {weights_alone(file)}"
             )
-        before, now = config.flat(yaml.safe_load(state["cfg"])), config.flat(self.cfg)
+        before, now = _settings(state["cfg"]), config.flat(self.cfg)
         method = "SOLVER.OPTIMIZING_METHOD"
         if before.get(method) != now[method]:
             raise UserError(f"{file} was trained with {method} {before.get(method)}, this run says {now[method]}")
@@ -219,12 +205,25 @@ class State:
                 log.warning("resuming with another setting: %s was %s, is %s", key, before.get(key), now.get(key))
 
 
+def _names_in(saved: dict) -> list | None:
+    """Names of parameters by group, of the content of an optimizer. None where it is none."""
+    groups = saved.get("param_groups")
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        return None
+    return [group.get("names") for group in groups]
+
+
 def weights_alone(file: Path) -> str:
     """What to do where a checkpoint fits no more."""
     return (
         f"To take its weights alone: another OUTPUT_DIR, TRAIN.CHECKPOINT_FILE_PATH {file} and"
         " TRAIN.CHECKPOINT_EPOCH_RESET True"
     )
+
+
+def _settings(text: str) -> dict[str, object]:
+    """Dotted key to value of the `cfg` of a checkpoint. Raises `UserError`."""
+    return {".".join(s.path): s.value for s in parse_text(text, "its cfg") if s.path != ("SHARD_ID",) and s.value != {}}
 
 
 def _newest(folder: Path, wanted: bool) -> Path | None:

@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
-from videorl import checkpoint, convert, dist
-from videorl.engine import build, determinism, evaluate, run
+from videorl import checkpoint, dist
+from videorl.engine import build, determinism, evaluate, run, weights
 from videorl.engine.best import chosen_by
 from videorl.loading import quarantine
 
@@ -54,9 +54,9 @@ def _load(cfg, model, folder: Path, class_names: dict[str, tuple[str, ...]]) -> 
     if file is None:
         log.warning("no checkpoint named or found in %s: testing untrained weights", folder)
         return "untrained weights", False
-    state = checkpoint.read(file)
-    convert.load(model, state, str(file), data=class_names, testing=True, partial=cfg.MODEL.ALLOW_PARTIAL)
-    return str(file), isinstance(state.get("ema_state"), dict)
+    state, named = checkpoint.read(file), file.parent != folder / "checkpoints" or bool(cfg.TEST.CHECKPOINT_FILE_PATH)
+    weights.take(cfg, model, state, file, data=class_names, testing=True, named=named)
+    return str(file), isinstance(state.get("ema_state"), dict) and not (named and cfg.MODEL.CHECKPOINT_ENTRY)
 
 
 def _choose(cfg, folder: Path) -> Path | None:

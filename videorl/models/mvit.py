@@ -539,9 +539,9 @@ class Encoder(nn.Module):
             x = checkpoint(block, x, use_reentrant=False) if self.act_checkpoint and self.training else block(x)
         return x
 
-    def resize_positions(self, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The weights with position tables of another clip shape resized, and the names of these."""
-        return resize_positions(weights, self)
+    def resize_positions(self, weights: dict[str, Tensor], clip: Grid | None = None):
+        """The weights with their position tables fit for this model's clips: see `resize_positions`."""
+        return resize_positions(weights, self, clip)
 
     def no_weight_decay(self) -> set[str]:
         """Parts of the names of the parameters that weight decay leaves alone."""
@@ -614,16 +614,19 @@ def _waves(place: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1).float()
 
 
-def resize_positions(state_dict: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
-    """A checkpoint of another clip shape with its position tables resized to those of `model`.
+def resize_positions(
+    state_dict: dict[str, Tensor], model: nn.Module, clip: Grid | None = None
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """A checkpoint of another clip shape with its position tables fit for `model`; other tensors are the same objects.
 
-    Relative and temporal tables are interpolated linearly, the spatial table (a square grid) bicubically. Returns the
-    new state dict and the names of what was resized; other tensors are the same objects.
+    Relative and temporal tables are interpolated linearly, the spatial table (a square grid) bicubically, a joint one
+    both ways; it needs `clip`, frames, rows, columns of the file's clips. Fixed tables are made new. Also the names of
+    what was interpolated and of what was made new. Raises `UserError` for grids that do not fit or are not known.
     """
-    resized = {}
+    resized, fixed = {}, [name for name, _ in model.named_buffers() if name == "pos_embed"]
     for name, target in model.state_dict().items():
         source = state_dict.get(name)
-        if source is None or source.shape == target.shape:
+        if source is None or source.shape == target.shape or name in fixed:
             continue
         if ".rel_pos_" in name:
             resized[name] = resize_rows(source, len(target))
@@ -631,7 +634,34 @@ def resize_positions(state_dict: dict[str, Tensor], model: nn.Module) -> tuple[d
             resized[name] = resize_rows(source[0], target.shape[1])[None]
         elif name == "pos_embed_spatial":
             resized[name] = _resize_square(source, target.shape[1])
-    return {**state_dict, **resized}, list(resized)
+        elif name == "pos_embed" and source.ndim == 3 and source.shape[-1] == target.shape[-1]:
+            resized[name] = _resize_joint(source, model, clip)
+    own = model.state_dict()
+    new = {name: own[name] for name in fixed if name not in state_dict or state_dict[name].shape != own[name].shape}
+    return {**state_dict, **resized, **new}, list(resized), list(new)
+
+
+def _resize_joint(table: Tensor, model: nn.Module, clip: Grid | None) -> Tensor:
+    """`[1, L + T*H*W, C]` to the grid of the model; the row of the class token stays."""
+    lead, rows = table[:, : model.lead], table[0, model.lead :]
+    grid = model.patch_embed.grid(clip) if clip else None
+    if grid is None or math.prod(grid) != len(rows):
+        of = (
+            f"clips of {clip} frames, rows, columns have {math.prod(grid)}" if clip else "it does not say of what clips"
+        )
+        raise UserError(
+            f"pos_embed: found a table of {len(rows)} tokens, {math.prod(model.grid)} here, and {of}; set"
+            " MODEL.CHECKPOINT_CLIP to frames, rows and columns of the clips that the file was made for"
+        )
+    return torch.cat([lead, resize_table(rows.view(*grid, -1), model.grid).flatten(0, 2)[None]], dim=1)
+
+
+def resize_table(table: Tensor, grid: Grid) -> Tensor:
+    """`[T, H, W, D]` on another grid: bicubic in space, linear in time."""
+    frames, *size = grid
+    space = F.interpolate(table.permute(0, 3, 1, 2), size=size, mode="bicubic")  # [T, D, H', W']
+    time = F.interpolate(space.flatten(1).T[None], size=frames, mode="linear")[0].T  # [T', D*H'*W']
+    return time.unflatten(1, space.shape[1:]).permute(0, 2, 3, 1).contiguous()
 
 
 def _resize_square(table: Tensor, places: int) -> Tensor:

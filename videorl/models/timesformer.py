@@ -273,8 +273,11 @@ class Tower(nn.Module):
         x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1).type_as(x), x], dim=1)
         return x if self.ln_pre is None else self.ln_pre(x)
 
-    def resize_positions(self, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The weights with position tables of another clip shape resized, and the names of these."""
+    def resize_positions(self, weights: dict[str, Tensor], clip=None) -> tuple[dict[str, Tensor], list[str], list[str]]:
+        """The weights with position tables of another clip shape resized, the names of these, and none made new.
+
+        `clip`, the shape of the file's clips, is not needed: space and time have a table each.
+        """
         resized = {}
         for name, how in (("pos_embed", resized_space), ("time_embed", resized_time)):
             target, source = getattr(self, name, None), weights.get(name)
@@ -282,7 +285,7 @@ class Tower(nn.Module):
                 continue
             if source.ndim == 3 and source.shape[2] == target.shape[2]:
                 resized[name] = how(source, target.shape[1], self.resize)
-        return {**weights, **resized}, list(resized)
+        return {**weights, **resized}, list(resized), []
 
     def no_weight_decay(self) -> set[str]:
         """Parts of the names of the parameters that weight decay leaves alone."""

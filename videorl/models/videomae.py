@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from videorl.clip.masks import token_grid
 from videorl.metrics.pixels import Targets, normalised, patches
-from videorl.models.mvit import EPS, check_clip
+from videorl.models.mvit import EPS, Grid, check_clip
 from videorl.models.vit import Blocks, PatchEmbed, resize_positions, sincos_positions
 from videorl.registry import MODELS, UserError
 from videorl.spec import Spec
@@ -67,7 +67,7 @@ class VideoMAE(nn.Module):
         embed_dim: width of the encoder's tokens
         depth: number of its blocks
         num_heads: attention heads of each of its blocks
-        mlp_ratio: hidden width of the MLPs, as a multiple of the tokens' width
+        mlp_ratio: hidden width of the MLPs, as a multiple of the tokens' width, rounded down
         droppath_rate: drop path of the last block of encoder and decoder; it rises linearly from 0 in their first
         decoder_dim: width of the decoder's tokens
         decoder_depth: number of its blocks
@@ -115,9 +115,9 @@ class VideoMAE(nn.Module):
         encoded = self.encoder_to_decoder(self.encoder(seen, visible))
         return {"predicted": self.decoder(encoded, self.mask_token, visible, masked)}
 
-    def resize_positions(self, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The weights with position tables of another clip shape resized, and the names of these."""
-        return resize_positions(weights, self)
+    def resize_positions(self, weights: dict[str, Tensor], clip: Grid | None = None):
+        """The weights with their position tables fit for this model's clips: see `resize_positions`."""
+        return resize_positions(weights, self, clip)
 
     def no_weight_decay(self) -> set[str]:
         """Parts of the names of the parameters that weight decay leaves alone."""

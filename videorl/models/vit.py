@@ -7,6 +7,8 @@ Tokens are `[B, N, D]`, the grid in order of time, row, column; patches `[B, N, 
 colour (see `videorl.metrics.pixels`).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videorl.clip.masks import token_grid
 from videorl.models.heads import Mlp, class_head
-from videorl.models.mvit import EPS, DropPath, Grid, check_clip
+from videorl.models.mvit import EPS, DropPath, Grid, check_clip, floored, resize_table
 from videorl.registry import MODELS, UserError
 from videorl.spec import Spec
 
@@ -27,24 +29,61 @@ def sincos_positions(grid: Grid, dim: int) -> Tensor:
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float().view(*grid, dim)
 
 
-def resize_positions(weights: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
-    """A checkpoint of another clip shape with its tables `positions` resized to those of `model`, and their names."""
-    resized = {}
+def resize_positions(
+    weights: dict[str, Tensor], model: nn.Module, clip: Grid | None = None
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """A checkpoint of another clip shape with its tables `positions` fit for `model`.
+
+    Also the names of those that were interpolated, and of fixed ones (`sincos_positions`) that were made new, as
+    VideoMAE's own code does, whose files mostly have none. `clip`: frames, rows, columns of the file's clips, where
+    they are known. A table may be flat, `[1, 1, N, D]`: raises `UserError` where one that is not fixed has another N
+    than here and no known clip.
+    """
+    fitted, interpolated, new = {}, [], []
     for name, target in model.named_buffers():
         source = weights.get(name)
-        if not name.endswith("positions") or source is None or source.shape == target.shape:
+        if not name.endswith("positions") or (source is not None and source.shape == target.shape):
             continue
-        if source.ndim == 4 and source.shape[-1] == target.shape[-1]:
-            resized[name] = resize_table(source, target.shape[:3])
-    return {**weights, **resized}, list(resized)
+        if source is None:
+            fitted[name] = target
+            new.append(name)
+            continue
+        if source.ndim != 4 or source.shape[-1] != target.shape[-1]:
+            continue
+        table = source.flatten(0, 2)  # [N, D]
+        if _is_sincos(table):
+            fitted[name] = target
+            new += [name] * (len(table) != target.shape[:3].numel())
+            continue
+        grid = tuple(source.shape[:3])
+        if grid[:2] == (1, 1):
+            grid = _grid_of(name, len(table), clip, model.patch, target.shape[:3])
+        if grid == target.shape[:3]:
+            fitted[name] = table.view(target.shape)
+        else:
+            fitted[name] = resize_table(table.view(*grid, -1), target.shape[:3])
+            interpolated.append(name)
+    return {**weights, **fitted}, interpolated, new
 
 
-def resize_table(table: Tensor, grid: Grid) -> Tensor:
-    """`[T, H, W, D]` on another grid: bicubic in space, linear in time."""
-    frames, *size = grid
-    space = F.interpolate(table.permute(0, 3, 1, 2), size=size, mode="bicubic")  # [T, D, H', W']
-    time = F.interpolate(space.flatten(1).T[None], size=frames, mode="linear")[0].T  # [T', D*H'*W']
-    return time.unflatten(1, space.shape[1:]).permute(0, 2, 3, 1).contiguous()
+def _is_sincos(table: Tensor) -> bool:
+    """Whether a flat table `[N, D]`, in half precision maybe, is the fixed one."""
+    if table.is_meta:
+        return False
+    fixed = sincos_positions((len(table), 1, 1), table.shape[1]).flatten(0, 2).to(table.device)
+    return torch.allclose(table.float(), fixed, rtol=0, atol=0.01)
+
+
+def _grid_of(name: str, tokens: int, clip: Grid | None, patch: Grid, here: Grid) -> Grid:
+    """The grid of a flat table of so many tokens: that of the known clip, or else the model's, if it has as many."""
+    grid = floored(clip, patch) if clip else tuple(here)
+    if math.prod(grid) == tokens:
+        return grid
+    of = f"clips of {clip} frames, rows, columns have {math.prod(grid)}" if clip else f"clips here have {here.numel()}"
+    raise UserError(
+        f"{name}: found a learned table of {tokens} tokens, but {of}; set MODEL.CHECKPOINT_CLIP to frames, rows and"
+        " columns of the clips that the file was made for"
+    )
 
 
 def embed_patches(patches: Tensor, proj: nn.Conv3d) -> Tensor:
@@ -88,6 +127,11 @@ class Attention(nn.Module):
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
+def hidden_width(dim: int, ratio: float) -> int:
+    """`dim * ratio` rounded down, as published. A ratio may be written with six digits: 4.363636 is 48 / 11."""
+    return int(dim * ratio * (1 + 1e-6))
+
+
 class Block(nn.Module):
     """Attention and an MLP, each on normalised tokens and with a skip path."""
 
@@ -96,7 +140,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, EPS)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, EPS)
-        self.mlp = Mlp(dim, round(dim * mlp_ratio), dim)
+        self.mlp = Mlp(dim, hidden_width(dim, mlp_ratio), dim)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,7 +170,7 @@ class ViT(nn.Module):
         embed_dim: width of the tokens
         depth: number of blocks
         num_heads: attention heads of each block
-        mlp_ratio: hidden width of the MLPs, as a multiple of EMBED_DIM
+        mlp_ratio: hidden width of the MLPs, as a multiple of EMBED_DIM, rounded down
         droppath_rate: drop path of the last block; it rises linearly from 0 in the first
         head_init_scale: factor on the initial weights of the classifier
     """
@@ -183,9 +227,9 @@ class ViT(nn.Module):
         cells = video.unflatten(4, (-1, columns)).unflatten(3, (-1, rows)).unflatten(2, (-1, frames))
         return cells.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4).flatten(1, 3)
 
-    def resize_positions(self, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The weights with position tables of another clip shape resized, and the names of these."""
-        return resize_positions(weights, self)
+    def resize_positions(self, weights: dict[str, Tensor], clip: Grid | None = None):
+        """The weights with their position tables fit for this model's clips: see `resize_positions`."""
+        return resize_positions(weights, self, clip)
 
     def no_weight_decay(self) -> set[str]:
         """Parts of the names of the parameters that weight decay leaves alone: none, the positions are fixed."""

@@ -5,7 +5,6 @@ code: antoine77340/MIL-NCE_HowTo100M. State-dict names are theirs.
 """
 
 import logging
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videorl import checkpoint
 from videorl.registry import UserError
 
 log = logging.getLogger("videorl")
@@ -59,9 +59,9 @@ def _read_table(file: str) -> Tensor:
     if not Path(file).is_file():
         raise UserError(f"TEXT.WORD2VEC {file} does not exist; expected the word2vec.pth of the published code")
     try:
-        table = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"TEXT.WORD2VEC {file} cannot be read: {type(error).__name__}; take word2vec.pth") from None
+        table = checkpoint.content(Path(file))
+    except UserError as error:
+        raise UserError(f"TEXT.WORD2VEC {file} {error}") from None
     if not isinstance(table, Tensor) or table.ndim != 2 or not table.is_floating_point():
         shape = tuple(table.shape) if isinstance(table, Tensor) else type(table).__name__
         raise UserError(
