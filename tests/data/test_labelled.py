@@ -95,14 +95,90 @@ def test_other_separators(read, separator):
     assert rows(data) == [("my video.mp4", 3), ("b,c.mp4", 4)]
 
 
+# --- as pandas, Windows and other toolkits write them ----------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    """Files that lists mean, and a home folder."""
+    for name in (
+        "play guitar/a b.mp4",
+        "walk/c.mp4",
+        "x\\y.mp4",
+        "d.webm",
+        "e.mp4",
+        "e.mkv",
+        "clip 7.mp4",
+        "home/h.mp4",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "frames").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("content", "separator", "expected"),
+    [
+        ('"play guitar/a b.mp4" 0\nwalk/c.mp4 1\n', " ", [("play guitar/a b.mp4", 0), ("walk/c.mp4", 1)]),
+        ('"a, b.mp4",0\n"c ""d"".mp4",1\n', ",", [("a, b.mp4", 0), ('c "d".mp4', 1)]),
+        ('"a b.mp4"\t"3"\n', "\t", [("a b.mp4", 3)]),
+        ("a b.mp4\t3\n", "\\t", [("a b.mp4", 3)]),
+        ("play guitar\\a b.mp4 0\nwalk\\c.mp4 1\n", " ", [("play guitar/a b.mp4", 0), ("walk/c.mp4", 1)]),
+        ("gone\\a.mp4 0\nx\\y.mp4 1\n", " ", [("gone/a.mp4", 0), ("x\\y.mp4", 1)]),
+        ("walk/c 0\nd 1\ngone 2\nclip 7 3\n", " ", [("walk/c.mp4", 0), ("d.webm", 1), ("gone", 2), ("clip 7.mp4", 3)]),
+        ("walk/c.mp4 120 1\nclip 7.mp4 80 2\n", " ", [("walk/c.mp4", 1), ("clip 7.mp4", 2)]),
+        ("walk\\c.mp4,120,1\n", ",", [("walk/c.mp4", 1)]),
+    ],
+)
+def test_lists_of_pandas_windows_and_other_toolkits(read, disk, content, separator, expected):
+    assert rows(read(content, separator=separator)) == expected
+
+
+def test_labels_with_commas_are_quoted_by_pandas(read):
+    data = read('"a,b.mp4","1,3"\nc.mp4,0\n', separator=",", multi_label=True)
+    assert [path.decode() for path in data.records.paths] == ["a,b.mp4", "c.mp4"]
+    assert data.records.labels.tolist() == [[0, 1, 0, 1, 0], [1, 0, 0, 0, 0]]
+
+
+def test_home_folders_are_read_where_paths_may_leave_the_folder(read, refused, disk):
+    data = read("~/h.mp4 1\n~/h 1\na/~/b.mp4 3\n", outside=True)
+    assert [data.path(i) for i in range(3)] == [f"{disk}/home/h.mp4"] * 2 + [f"{disk}/a/~/b.mp4"]
+    assert "leaves the video folder" in refused("~/h.mp4 1\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("..\\..\\a.mp4 1\n", ":1: '../../a.mp4' leaves the video folder"),
+        ("C:\\data\\a.mp4 1\n", ":1: 'C:\\\\data\\\\a.mp4' is a path of Windows; write paths from the video folder on"),
+        ("e 1\n", ":1: 'e' may be e.mkv or e.mp4; write the ending"),
+        ("frames 48 1\n", ":1: 'frames 48': a folder before the label: such lists are read by TRAIN.DATASET and TEST"),
+        ("a.mp4 3 0 9\n", ":1: 'a.mp4 3 0': numbers before the label: such lists are read by TRAIN.DATASET and TEST"),
+    ],
+)
+def test_what_may_mean_two_things_is_refused_with_advice(refused, disk, content, said):
+    assert refused(content, num_classes=10).startswith(said)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ("a.mp4 0\nb.mp4\n", ":2: expected `path label`, found 'b.mp4' (see DATA.PATH_LABEL_SEPARATOR)"),
         ("my video.mp4\n", ":1: expected a class number after ' ', found 'video.mp4'"),
         (" 3\n", ":1: expected `path label`, found ' 3' (see DATA.PATH_LABEL_SEPARATOR)"),
-        ("a.mp4\t3\n", ":1: expected `path label`, found 'a.mp4\\t3' (see DATA.PATH_LABEL_SEPARATOR)"),
-        ("a.mp4,3\n", ":1: expected `path label`, found 'a.mp4,3' (see DATA.PATH_LABEL_SEPARATOR)"),
+        (
+            "a.mp4\t3\n",
+            ":1: expected `path label`, found 'a.mp4\\t3' (see DATA.PATH_LABEL_SEPARATOR: it seems to be '\\t')",
+        ),
+        (
+            "a.mp4,3\n",
+            ":1: expected `path label`, found 'a.mp4,3' (see DATA.PATH_LABEL_SEPARATOR: it seems to be ',')",
+        ),
         ("path label\na.mp4 1\n", ":1: expected a class number after ' ', found 'label'"),
         ("# made by hand\na.mp4 1\n", ":1: expected a class number after ' ', found 'hand'"),
         ("a.mp4 cat\n", ":1: expected a class number after ' ', found 'cat'"),

@@ -68,6 +68,11 @@ def parts(data: VideoList) -> list[tuple[Part, int]]:
         ("K400 a b.mp4 2 0 90 300\n", [(Part("a b.mp4", 0, 90), 2)]),
         ("K400,a b.mp4,2,0,300,300\n", [(Part("a b.mp4", 0, 300), 2)]),
         ("K400 12345 2 0 90 300\n", [(Part("12345", 0, 90), 2)]),
+        ('"a b.mp4" 2 10 20\n"c"".mp4" 0 1 2\n', [(Part("a b.mp4", 10, 20), 2), (Part('c".mp4', 1, 2), 0)]),
+        ('"my set" "a b.mp4" 2 0 90 300\n', [(Part("a b.mp4", 0, 90), 2)]),
+        ('"a, b.mp4","3"\n', [(Part("a, b.mp4"), 3)]),
+        ("b\\c.mp4 4\n", [(Part("b/c.mp4"), 4)]),
+        ("a.mp4 48 4\n", [(Part("a.mp4"), 4)]),
     ],
 )
 def test_each_layout_with_labels(read, content, expected):
@@ -87,6 +92,13 @@ def test_each_layout_with_labels(read, content, expected):
 )
 def test_to_pre_train_no_label_is_looked_at(read, content, expected):
     assert parts(read(content, pretrain=True)) == [(part, 0) for part in expected]
+
+
+def test_a_file_or_folder_on_the_disk_tells_what_a_line_means(read, tmp_path):
+    (tmp_path / "b.mp4").mkdir()
+    (tmp_path / "a.webm").touch()
+    assert parts(read("b.mp4 48 4\na 48 3\n")) == [(Part("b.mp4", 1, 49, True), 4), (Part("a.webm"), 3)]
+    assert parts(read("a 4\n")) == [(Part("a.webm"), 4)]
 
 
 def test_lists_of_several_labels_are_not_for_it(read):

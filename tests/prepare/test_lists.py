@@ -1,6 +1,7 @@
 """Lists from published annotations: labels, names of files, what is missing, what is there twice."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -49,6 +50,21 @@ def kinetics(tmp_path):
     )
     val.write_text(HEAD + '"zumba, slow",abcdefghij3,0,10,validate\napplauding,abcdefghij4,0,10,validate\n')
     return [train, val], videos
+
+
+def test_names_that_no_list_can_hold_are_reported(kinetics, tmp_path, run):
+    """One with a line break would add a row of its choice, bytes that are no UTF-8 a traceback."""
+    files, videos = kinetics
+    (videos / "x\ny.mp4 1\nz").mkdir()
+    (videos / "abcdefghij3.mp4").rename(videos / "x\ny.mp4 1\nz/abcdefghij3.mp4")
+    (videos / os.fsdecode(b"str\xff.mp4")).touch()
+    code, told, _ = run("kinetics", "--annotations", *files, "--videos", videos, "--out", tmp_path / "out")
+    assert code == 0
+    assert "val: 1 rows, 1 videos missing" in told
+    assert "2 videos that no list can name; first: " in told
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert "line break" in report["unnameable"]["x\ny.mp4 1\nz/abcdefghij3.mp4"]
+    assert "UTF-8" in report["unnameable"]["str\udcff.mp4"]
 
 
 def test_kinetics(kinetics, tmp_path, run):

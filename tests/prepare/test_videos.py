@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.video.clips_on_disk import number_of, turn, write_sound, write_video
+from videorl.data.labelled import read_csv
 from videorl.data.listed import Part
 from videorl.loading.quarantine import Bad
 from videorl.prepare import chunks, record
@@ -352,6 +353,12 @@ def test_of_a_part_only_its_frames_are_cut(videos, tmp_path, run):
         ("a.mp4, 3,0,9\n", Part("a.mp4", 0, 9), ",3"),
         ("K400 a b.mp4 3 0 9 30\n", Part("a b.mp4", 0, 9), " 3"),
         ("K400,a b.mp4,-1,0,9,30\n", Part("a b.mp4", 0, 9), ",-1"),
+        ('"a b.mp4" 3\n', Part("a b.mp4"), " 3"),
+        ('"a, b.mp4","3"\n', Part("a, b.mp4"), ",3"),
+        ('"a b.mp4"\n', Part("a b.mp4"), " 0"),
+        ('a.mp4,"1,2"\n', Part("a.mp4"), ',"1,2"'),
+        ('"a b.mp4" "3" 0 9\n', Part("a b.mp4", 0, 9), " 3"),
+        ("a\\b.mp4 3\n", Part("a/b.mp4"), " 3"),
     ],
 )
 def test_layouts_of_lists(tmp_path, text, part, label):
@@ -403,6 +410,39 @@ def test_bad_files_are_listed_and_tried_again(videos, tmp_path, run):
     code, told, _ = run(videos, "--out", out)
     assert "1 videos cut, 4 were finished before, 3 bad" in told
     assert "(in place of 8)" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (b"four\n.mp4 4\nx.mp4", "its name holds a line break"),
+        (b"four\r.mp4", "its name holds a line break"),
+        (b"four\xff.mp4", "its name is no UTF-8 text"),
+        (b" four.mp4", "a list would name another file"),
+    ],
+)
+def test_a_name_that_no_list_can_hold_is_bad(videos, tmp_path, run, name, reason):
+    """One with a line break would add a row of its choice to videos.csv."""
+    os.rename(videos / "four.mp4", os.fsencode(videos) + b"/" + name)
+    out = tmp_path / "out"
+    code, told, _ = run(videos, "--out", out)
+    assert code == 1
+    assert f": open: {reason}" in told
+    assert len(told.splitlines()) == 6
+    (bad,) = [json.loads(line) for line in (out / "bad.jsonl").read_text().splitlines()]
+    assert os.fsencode(bad["source"]) == name
+    rows = [line.rsplit(" ", 1) for line in (out / "videos.csv").read_text().splitlines()]
+    assert [label for _, label in rows] == ["0"] * 6
+    assert {path for path, _ in rows} == set(files_of(out))
+
+
+def test_names_that_lists_hold_are_read_back_from_them(videos, tmp_path, run):
+    for old, name in (("four.mp4", 'a "b" \\n, 3.mp4'), ("a/one.mp4", "é日本\u2028 .mp4")):
+        os.rename(videos / old, videos / name)
+    out = tmp_path / "out"
+    assert run(videos, "--out", out)[0] == 0
+    read = read_csv(out / "videos.csv", str(out), " ", 1, False, False)
+    assert sorted(path for path, _ in read) == sorted(files_of(out))
 
 
 def test_killed_run_goes_on(videos, tmp_path, run, monkeypatch):

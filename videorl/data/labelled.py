@@ -6,17 +6,15 @@ Formats: https://github.com/facebookresearch/SlowFast/blob/main/slowfast/dataset
 import json
 import os
 import re
-from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from videorl.data.dataset import ClipDataset, Records, check_views, class_numbers
+from videorl.data.lines import parse_lines, read_lines, separator_of, split_label, unquoted
+from videorl.data.paths import Paths, check_root, has_ending
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Spec
-
-Sample = TypeVar("Sample", bound=Hashable)
 
 # Parameters that data sets of this family take from the global node DATA.
 BOUND = {
@@ -108,84 +106,21 @@ def read_csv(
     file: Path, root: str, separator: str, num_classes: int, multi_label: bool, allow_outside: bool
 ) -> list[tuple[str, list[int]]]:
     """(path, labels) of each line. Raises `UserError` naming file, line, and what is wrong with it."""
-    lines = read_lines(file)
+    lines, separator, paths = read_lines(file), separator_of(separator), Paths(root, allow_outside)
     check_root(root, file)
     if not lines:
         raise UserError(f"{file} holds no samples; expected lines `path{separator}label`")
-    return parse_lines(file, lines, lambda line: parse_line(line, separator, num_classes, multi_label, allow_outside))
+    return parse_lines(file, lines, lambda line: parse_line(line, separator, num_classes, multi_label, paths))
 
 
-def parse_lines(
-    file: Path, lines: Sequence[tuple[int, str]], parse: Callable[[str], tuple[Sample, list[int]]]
-) -> list[tuple[Sample, list[int]]]:
-    """What `parse` makes of each line: a sample and its labels.
-
-    Raises `UserError` that counts the lines for which `parse` raises `ValueError`, and those that give a sample other
-    labels than a line before. Paths that leave the video folder have one cause: they are told once.
-    """
-    rows, wrong, outside = [], [], []
-    seen: dict[Sample, tuple[int, list[int]]] = {}
-    for number, line in lines:
-        try:
-            sample, labels = parse(line)
-            first, before = seen.setdefault(sample, (number, labels))
-            if before != labels:
-                name = str(sample)[:60]
-                raise ValueError(f"{name!r} has label {_joined(labels)}, but {_joined(before)} on line {first}")
-            rows.append((sample, labels))
-        except OutsideError as error:
-            outside.append(f"{number}: {error}")
-        except ValueError as error:
-            wrong.append(f"{number}: {error}")
-    if len(outside) > 1:
-        outside = [f"{outside[0]} ({len(outside)} of {len(lines)} lines leave it)"]
-    if wrong := outside + wrong:
-        more = f" (and {len(wrong) - 5} more lines)" if len(wrong) > 5 else ""
-        raise UserError(f"{file}:{'; line '.join(wrong[:5])}{more}")
-    return rows
-
-
-def _joined(labels: list[int]) -> str:
-    return ",".join(map(str, labels))
-
-
-def check_root(root: str, file: Path) -> None:
-    """Raises `UserError` unless the folder that the paths in `file` start from exists."""
-    if not os.path.isdir(root):
-        raise UserError(f"video folder {root} does not exist; set DATA.PATH_PREFIX to where the paths in {file} start")
-
-
-def read_lines(file: Path) -> list[tuple[int, str]]:
-    """Number (from 1) and text of each line that is not blank. Raises `UserError`: no such file, or no UTF-8 text."""
-    if not file.is_file():
-        raise UserError(_missing_csv(file))
-    try:
-        # Not splitlines, which also ends lines at characters that file names may hold.
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def _missing_csv(file: Path) -> str:
-    if not file.parent.is_dir():
-        return f"annotation folder {file.parent} does not exist; set DATA.PATH_TO_DATA_DIR to the folder of {file.name}"
-    there = ", ".join(sorted(p.name for p in file.parent.glob("*.csv"))) or "no csv file"
-    return (
-        f"{file.absolute()} does not exist; the folder holds {there}; set DATA.PATH_TO_DATA_DIR to the folder of"
-        f" {file.name}, with lines `path label`"
-    )
-
-
-def parse_line(
-    line: str, separator: str, num_classes: int, multi_label: bool, allow_outside: bool
-) -> tuple[str, list[int]]:
+def parse_line(line: str, separator: str, num_classes: int, multi_label: bool, paths: Paths) -> tuple[str, list[int]]:
     """Path and labels of one line. Raises `ValueError` that says what is wrong with it."""
-    path, found, label = line.rstrip().rpartition(separator)
-    if not found or not path.strip():
-        raise ValueError(f"expected `path{separator}label`, found {line[:60]!r} (see DATA.PATH_LABEL_SEPARATOR)")
-    path = path.strip()
-    check_path(path, allow_outside)
+    cells = split_label(line, separator)
+    if cells is None:
+        expected = f"expected `path{separator}label`, found {line[:60]!r} (see DATA.PATH_LABEL_SEPARATOR"
+        found = re.search(r'([,;|\t])\s*"?[0-9]+"?\s*$', line)
+        raise ValueError(f"{expected}: it seems to be {found[1]!r})" if found else f"{expected})")
+    path, label = cells
     parts = label.split(",") if multi_label else [label]
     if not all(re.fullmatch(r"[0-9]{1,9}", p) for p in parts) or (multi_label and path.endswith(",")):
         kind = "class numbers `3,14` (no spaces)" if multi_label else "a class number"
@@ -193,25 +128,22 @@ def parse_line(
     numbers = [int(p) for p in parts]
     if max(numbers) >= num_classes:
         raise ValueError(f"label {max(numbers)} is not in 0 … {num_classes - 1}; check MODEL.NUM_CLASSES")
-    return path, numbers
+    return _video(path, paths), numbers
 
 
-def check_path(path: str, allow_outside: bool) -> None:
-    """Raises `ValueError` for a path that no file can have or, unless that is allowed, one that leaves its folder."""
-    if "\0" in path:
-        raise ValueError(f"the path {path[:60]!r} holds a NUL character")
-    if not allow_outside:
-        check_inside(path)
-
-
-class OutsideError(ValueError):
-    """A path leaves the folder of its videos."""
-
-
-def check_inside(path: str) -> None:
-    climbs = os.path.normpath(path).split(os.sep)[0] == ".."
-    if os.path.isabs(path) or climbs or re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", path):
-        raise OutsideError(f"{path[:60]!r} leaves the video folder; set DATA.ALLOW_OUTSIDE_ROOT True to allow it")
+def _video(text: str, paths: Paths) -> str:
+    """The path before a label. Of `path frames label`, which other toolkits read, it is the first part of `text`."""
+    path = paths(text)
+    longer = re.fullmatch(r"(.*?\S)((?:[\s,;]+[0-9]+)+)", text)
+    if not longer or paths.is_there(path):
+        return path
+    start, numbers = unquoted(longer[1]), len(re.findall("[0-9]+", longer[2]))
+    if has_ending(start) and numbers == 1:
+        return paths(start)
+    if has_ending(start) or paths.is_folder(start):
+        what = "numbers before the label" if has_ending(start) else "a folder before the label"
+        raise ValueError(f"{text[:60]!r}: {what}: such lists are read by TRAIN.DATASET and TEST.DATASET video_list")
+    return path
 
 
 def read_classes(named: str, usual: Path, num_classes: int) -> tuple[str, ...]:

@@ -19,7 +19,9 @@ from PIL import Image
 
 from videorl.clip import sampling
 from videorl.data.dataset import ClipDataset, Records, check_views
-from videorl.data.labelled import BOUND, check_path, check_root, parse_lines, read_classes, read_lines
+from videorl.data.labelled import BOUND, read_classes
+from videorl.data.lines import parse_lines, read_lines, unquoted
+from videorl.data.paths import Paths, check_root, has_ending
 from videorl.registry import DATASETS, UserError, did_you_mean
 from videorl.spec import Spec
 from videorl.video.errors import VideoError, at_stage
@@ -71,7 +73,7 @@ class Layout:
     columns: tuple[str, ...]
     comma: bool
     num_classes: int | None
-    allow_outside: bool
+    paths: Paths
     numbered: bool = True  # paths may end in a number of their own: `my clip 3`
 
     def __str__(self) -> str:
@@ -85,8 +87,10 @@ class Layout:
         if not self.numbered and self.ends_in_number(path):
             more = f"{len(numbers) + 1} numbers or more end it, and no file has the name {shortened(path)}"
             raise ValueError(f"expected `{self}` as on the first line, found {shortened(line)}: {more}")
-        check_path(path, self.allow_outside)
+        path = self.paths(path)
         part = _part(path, numbers)
+        if part.folder and "label" in numbers and has_ending(path) and not self.paths.is_folder(path):
+            part = Part(path)  # of `path total label`, which other toolkits write for videos, too
         label = numbers.get("label", 0) if self.num_classes is not None else 0
         if self.num_classes is not None and not 0 <= label < self.num_classes:
             raise ValueError(f"label {label} is not in 0 … {self.num_classes - 1}; check MODEL.NUM_CLASSES")
@@ -108,7 +112,8 @@ class Layout:
         separator = "," if self.comma else None
         at = self.columns.index("path")
         start, *numbers = line.strip().rsplit(separator, len(self.columns) - 1 - at)
-        return [text.strip() for text in (*start.split(separator, at), *numbers)]
+        quoted = re.fullmatch(r'("(?:[^"]|"")*")[\s,]+(.+)', start) if at else None
+        return [unquoted(text) for text in (*(quoted.groups() if quoted else start.split(separator, at)), *numbers)]
 
     def ends_in_number(self, path: str) -> bool:
         """Whether a path may as well be a shorter one and a column more."""
@@ -152,16 +157,16 @@ def _folder(path: str, total: int, start: int = 1, label: int | None = None) -> 
     return Part(path, start, start + total, folder=True)
 
 
-def detect(line: str, num_classes: int | None, allow_outside: bool) -> Layout:
+def detect(line: str, num_classes: int | None, paths: Paths) -> Layout:
     """The layout of a list by its first line. Raises `ValueError` that says what is wrong with it."""
     known = LABELLED if num_classes is not None else UNLABELLED
-    comma = re.search(r",\s*-?[0-9]+\s*$", line) is not None
+    comma = re.search(r',\s*"?-?[0-9]+"?\s*$', line) is not None
     texts = line.strip().split("," if comma else None)
-    count = next((k for k, text in enumerate(texts[:0:-1]) if not _is_number(text)), len(texts) - 1)
+    count = next((k for k, text in enumerate(texts[:0:-1]) if not _is_number(unquoted(text))), len(texts) - 1)
     if not count:
         expected = " or ".join(f"`{' '.join(columns)}`" for columns in known.values())
         raise ValueError(f"expected {expected}, found {shortened(line)}")
-    return Layout(known[min(count, max(known))], comma, num_classes, allow_outside)
+    return Layout(known[min(count, max(known))], comma, num_classes, paths)
 
 
 def read_list(
@@ -177,7 +182,7 @@ def read_list(
         raise UserError(f"{file} holds no samples; expected lines such as `path label`")
     number, first = lines[0]
     try:
-        layout = detect(first, num_classes, allow_outside)
+        layout = detect(first, num_classes, Paths(root, allow_outside))
     except ValueError as error:
         raise UserError(f"{file}:{number}: {error}") from None
     doubtful = filter(layout.ends_in_number, (layout.path(line) for _, line in lines))
@@ -256,9 +261,9 @@ class VideoList(ClipDataset):
 
     The first line tells the layout, by the numbers that end it, and whether a comma or white space stands between its
     columns; the log states it. `path label` (V1, V2, V-SWIFT); `path label sframe eframe` and `source path label sframe
-    eframe nframes` (V-SWIFT); `path total label` for a folder of frames with numbers from 1 (V2, to fine-tune); `path
-    start total` for one of which `start` is the first, or `path 0 -1` for a video file (V2, to pre-train: where
-    MASK.RATIO is above 0). To pre-train, labels are not looked at and all `labels` are 0.
+    eframe nframes` (V-SWIFT); `path total label` for a folder of frames with numbers from 1 (V2, to fine-tune), or for
+    a video file, all of it; `path start total` for a folder of which `start` is the first, or `path 0 -1` for a video
+    file (V2, to pre-train: where MASK.RATIO is above 0). To pre-train, labels are not looked at and all `labels` are 0.
 
     A clip holds frames sframe … eframe - 1 only; V-SWIFT reads these columns and takes the whole video. Whether it
     would include eframe it does not say: without it, a clip stays in the part either way.

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from videorl.data.labelled import check_inside
+from videorl.data.paths import check_inside
 from videorl.registry import UserError
 
 # What pandas, with which the published code reads these files, takes for a missing value: the text "nan".

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from videorl.clip import sampling
-from videorl.data.labelled import Labelled, check_root, parse_line, read_lines
+from videorl.data.labelled import Labelled, parse_line
+from videorl.data.lines import read_lines, separator_of
 from videorl.data.listed import VideoList, read_list
+from videorl.data.paths import Paths, check_root
 from videorl.loading.pool import Workers
 from videorl.prepare.files import Facts, Look, Progress, find_equal, scan, silent
 from videorl.prepare.manifest import Manifest, difference, refuse_existing
@@ -103,10 +105,10 @@ def read_csv(
     lines = read_lines(file)
     root = os.path.abspath(root or file.parent)
     check_root(root, file)
-    split = Split(file.stem, file, root, [])
+    split, paths, separator = Split(file.stem, file, root, []), Paths(root, allow_outside), separator_of(separator)
     for number, text in lines:
         with _noted(split, number, text):
-            path, labels = parse_line(text, separator, num_classes, multi_label, allow_outside)
+            path, labels = parse_line(text, separator, num_classes, multi_label, paths)
             split.rows.append(Row(number, path, tuple(sorted(labels)), text))
     if not lines:
         raise UserError(f"{file} holds no samples; expected lines `path{separator}label`")

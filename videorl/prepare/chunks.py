@@ -17,8 +17,9 @@ from pathlib import Path
 
 import av
 
-from videorl.data.labelled import check_inside, read_lines
+from videorl.data.lines import line_of, read_lines, separator_of, split_label, unquoted
 from videorl.data.listed import Layout, Part, detect
+from videorl.data.paths import OutsideError, Paths
 from videorl.loading.pool import Workers
 from videorl.loading.quarantine import Bad
 from videorl.prepare.crew import Progress, Pulse, each
@@ -53,16 +54,16 @@ def read_sources(inputs: Sequence[Path], root: str, separator: str, out: Path) -
     A csv has the layouts of `video_list` (videorl/data/listed.py) with video files, of which the frames that it names
     are cut; or lines `path`, or `path label` with several labels `1,2`. A `separator` says that its lines are such.
     """
+    separator = separator_of(separator)
     if len(inputs) == 1 and inputs[0].is_dir():
         return _of_folder(inputs[0], root, separator, out)
-    parts, lists = {}, {}
+    parts, lists, folder = {}, {}, Path(root or inputs[0].parent)
     for file in inputs:
         if file.is_dir() or file.name in lists:
             raise UserError(f"{file}: expected one folder, or csv files of different names")
-        rows = _rows(file, separator)
+        rows = _rows(file, separator, Paths(str(folder), allow_outside=False))
         parts |= {_name(part): part for part, _ in rows}
         lists[file.name] = [(_name(part), label) for part, label in rows]
-    folder = Path(root or inputs[0].parent)
     if not folder.is_dir():
         raise UserError(f"--root {folder} is no folder; name the one that the paths in {inputs[0]} start from")
     return _checked(Sources(folder, parts, lists))
@@ -74,42 +75,44 @@ def _of_folder(folder: Path, root: str, separator: str, out: Path) -> Sources:
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"--out {out} lies in {folder}, whose videos are cut; choose a folder elsewhere")
     files, missing = find(folder)
-    parts = {file.path: Part(file.path) for file in files}
-    rows = [(path, (separator or " ") + UNLABELLED) for path in parts]
-    return _checked(Sources(folder, parts, {"videos.csv": rows}, missing))
+    parts, label = {}, (separator or " ") + UNLABELLED
+    for file in files:
+        try:
+            line_of(file.path, separator or " ", UNLABELLED)
+            parts[file.path] = Part(file.path)
+        except ValueError as error:
+            missing[file.path] = f"open: {error}"
+    return _checked(Sources(folder, parts, {"videos.csv": [(path, label) for path in parts]}, missing))
 
 
-def _rows(file: Path, separator: str) -> list[tuple[Part, str]]:
+def _rows(file: Path, separator: str, paths: Paths) -> list[tuple[Part, str]]:
     """The source of each line, with separator and label for its chunks."""
     lines = read_lines(file)
     if not lines:
         raise UserError(f"{file} holds no rows; expected lines `path{separator or ' '}label`")
-    read, rows = _reader([line for _, line in lines], separator), []
+    read, rows = _reader([line for _, line in lines], separator, paths), []
     for number, line in lines:
         try:
             part, label = read(line)
+            name = os.path.normpath(part.path)
+            line_of(name, " ", UNLABELLED)
+        except OutsideError as error:
+            path = str(error).partition(" leaves ")[0]
+            raise UserError(f"{file}: line {number}: {path} leaves --root; expected a path below it") from None
         except ValueError as error:
             raise UserError(f"{file}: line {number}: {error}") from None
-        rows.append((_below(part, f"{file}: line {number}"), label))
+        rows.append((Part(name, part.first, part.stop), label))
     return rows
 
 
-def _below(part: Part, where: str) -> Part:
-    try:
-        check_inside(part.path)
-    except ValueError:
-        raise UserError(f"{where}: {part.path[:60]!r} leaves --root; expected a path below it") from None
-    return Part(os.path.normpath(part.path), part.first, part.stop)
-
-
-def _reader(lines: Sequence[str], separator: str) -> Callable[[str], tuple[Part, str]]:
+def _reader(lines: Sequence[str], separator: str, paths: Paths) -> Callable[[str], tuple[Part, str]]:
     """How the lines of a list are read."""
-    ends_in_number = re.search(r"\S[\s,]\s*-?[0-9]{1,9}\s*$", lines[0])
-    several = any(re.search(r"[^\s,]\s+[0-9]+(,[0-9]+)+\s*$", line) for line in lines)
+    ends_in_number = re.search(r'\S[\s,]\s*"?-?[0-9]{1,9}"?\s*$', lines[0])
+    several = any(re.search(r'[^\s,]\s+"?[0-9]+(,[0-9]+)+"?\s*$|,"[0-9]+(,[0-9]+)+"\s*$', line) for line in lines)
     if ends_in_number and not (separator or several):
-        return partial(_of_layout, detect(lines[0], None, allow_outside=True))
-    separator = separator or " "
-    return partial(_of_path, separator, _label(separator, lines[0]) is not None)
+        return partial(_of_layout, detect(lines[0], None, paths))
+    separator = separator or ("," if re.search(r',"?[0-9,]+"$', lines[0].rstrip()) else " ")
+    return partial(_of_path, separator, _label(separator, lines[0]) is not None, paths)
 
 
 def _of_layout(layout: Layout, line: str) -> tuple[Part, str]:
@@ -121,21 +124,22 @@ def _of_layout(layout: Layout, line: str) -> tuple[Part, str]:
         )
     label = UNLABELLED
     if "label" in layout.columns:  # it and what is behind it are numbers, so only the path may hold separators
-        label = re.split(r"[\s,]+", line.strip())[layout.columns.index("label") - len(layout.columns)]
+        label = unquoted(re.split(r"[\s,]+", line.strip())[layout.columns.index("label") - len(layout.columns)])
     return part, ("," if layout.comma else " ") + label
 
 
-def _of_path(separator: str, labelled: bool, line: str) -> tuple[Part, str]:
+def _of_path(separator: str, labelled: bool, paths: Paths, line: str) -> tuple[Part, str]:
     label = _label(separator, line)
     if labelled != (label is not None):
         raise ValueError(f"expected `path{separator}label` in all lines or in none: {line[:60]!r}")
-    path = line.rstrip().removesuffix(separator + label) if labelled else line
-    return Part(path.strip()), separator + (label or UNLABELLED)
+    path = split_label(line, separator)[0] if labelled else unquoted(line)
+    label = label or UNLABELLED
+    return Part(paths(path)), separator + (f'"{label}"' if separator in label else label)
 
 
 def _label(separator: str, line: str) -> str | None:
-    path, found, label = line.rstrip().rpartition(separator)
-    return label if found and path.strip() and re.fullmatch(r"[0-9]+(,[0-9]+)*", label) else None
+    _, label = split_label(line, separator) or ("", "")
+    return label if re.fullmatch(r"[0-9]+(,[0-9]+)*", label) else None
 
 
 def _checked(sources: Sources) -> Sources:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from videorl.data.labelled import read_csv
+from videorl.data.lines import line_of
 from videorl.data.lists import read_list
 from videorl.loading.pool import Workers
 from videorl.loading.quarantine import Bad
@@ -32,28 +33,33 @@ SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val"
 @dataclass
 class Lists:
     """Lines of each list, class numbers by name, videos that were annotated and not found, or left out (split ->
-    names), and videos that no annotation names."""
+    names), and videos that no annotation names, or whose own names no list can hold, with reasons."""
 
     rows: dict[str, list[str]]
     classes: dict[str, int] = field(default_factory=dict)
     missing: dict[str, list[str]] = field(default_factory=dict)
     dropped: dict[str, list[str]] = field(default_factory=dict)
     unlisted: list[str] = field(default_factory=list)
+    unnameable: dict[str, str] = field(default_factory=dict)
 
     def text(self) -> Iterable[str]:
         for split, rows in self.rows.items():
             missing, dropped = len(self.missing.get(split, ())), len(self.dropped.get(split, ()))
             yield f"{split}: {len(rows)} rows, {missing} videos missing, {dropped} left out"
         yield f"{len(self.classes)} classes, {len(self.unlisted)} videos in no list (names: report.json)"
+        if self.unnameable:
+            path, reason = next(iter(self.unnameable.items()))
+            yield f"{len(self.unnameable)} videos that no list can name; first: {path}: {reason}"
 
 
 def write(lists: Lists, out: Path) -> None:
     """Writes `<split>.csv`, classes.json where there are classes, and report.json. Raises `UserError`: one exists."""
     report = {"missing": lists.missing, "left_out": lists.dropped, "unlisted": lists.unlisted}
+    report["unnameable"] = lists.unnameable
     files = {f"{split}.csv": "".join(row + "\n" for row in rows) for split, rows in lists.rows.items()}
     if lists.classes:
-        files["classes.json"] = json.dumps(lists.classes, indent=1, ensure_ascii=False) + "\n"
-    files["report.json"] = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+        files["classes.json"] = json.dumps(lists.classes, indent=1) + "\n"
+    files["report.json"] = json.dumps(report, indent=1) + "\n"
     for name in files:
         refuse_existing(out / name)
     if empty := [split for split, rows in lists.rows.items() if not rows]:
@@ -68,9 +74,14 @@ class Folder:
 
     def __init__(self, folder: Path):
         self.paths: dict[str, list[str]] = defaultdict(list)
-        for file in find(folder)[0]:
-            self.paths[Path(file.path).stem].append(file.path)
+        self.unnameable: dict[str, str] = {}
         self.asked: set[str] = set()
+        for file in find(folder)[0]:
+            try:
+                line_of(file.path, " ", "0")
+                self.paths[Path(file.path).stem].append(file.path)
+            except ValueError as error:
+                self.unnameable[file.path] = str(error)
 
     def get(self, names: Sequence[str], split: str = "") -> str | None:
         """The video of the first of these names; of several, the one in a folder of the split's name."""
@@ -80,9 +91,10 @@ class Folder:
                 return min(found, key=lambda path: (split not in Path(path).parts, path))
         return None
 
-    @property
-    def unlisted(self) -> list[str]:
-        return sorted(path for found in self.paths.values() for path in found if path not in self.asked)
+    def tell(self, lists: "Lists") -> None:
+        """Notes the videos that stand in no list."""
+        lists.unlisted = sorted(path for found in self.paths.values() for path in found if path not in self.asked)
+        lists.unnameable = self.unnameable
 
 
 def read_class_file(file: Path) -> dict[str, int]:
@@ -137,7 +149,7 @@ def kinetics(annotations: Sequence[Path], videos: Path, classes: Path | None = N
             lists.missing[split].append(full)
         else:
             lists.rows[split].append(f"{path} {number}")
-    lists.unlisted = names.unlisted
+    names.tell(lists)
     return with_test(lists)
 
 
@@ -188,7 +200,7 @@ def ssv2(annotations: Path, videos: Path) -> Lists:
                 lists.missing[split].append(str(row["id"]))
             else:
                 lists.rows[split].append(f"{path} {number}")
-    lists.unlisted = names.unlisted
+    names.tell(lists)
     return with_test(lists)
 
 
@@ -296,7 +308,7 @@ def internvid(annotations: Sequence[Path], videos: Path, workers: Workers, progr
                 lists.rows["train"].append(f"{path} 0 {first} {stop}")
             else:
                 lists.dropped["train"].append(f"{path}: no frames from {start:g} to {end:g} s")
-    lists.unlisted = names.unlisted
+    names.tell(lists)
     return lists
 
 

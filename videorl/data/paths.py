@@ -1,0 +1,86 @@
+"""Paths as people write them into lists, and the files that they mean."""
+
+import os
+import re
+from collections import defaultdict
+
+from videorl.registry import UserError
+from videorl.video.folder import EXTENSIONS
+
+
+class OutsideError(ValueError):
+    """A path leaves the folder of its videos."""
+
+
+def check_inside(path: str) -> None:
+    """Raises `OutsideError` for a path that leaves the folder it starts from."""
+    climbs = os.path.normpath(path).split(os.sep)[0] == ".."
+    if os.path.isabs(path) or climbs or re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", path):
+        raise OutsideError(f"{path[:60]!r} leaves the video folder; set DATA.ALLOW_OUTSIDE_ROOT True to allow it")
+
+
+def check_root(root: str, file: str | os.PathLike) -> None:
+    """Raises `UserError` unless the folder that the paths in `file` start from exists."""
+    if not os.path.isdir(root):
+        raise UserError(f"video folder {root} does not exist; set DATA.PATH_PREFIX to where the paths in {file} start")
+
+
+def has_ending(path: str) -> bool:
+    """Whether a path ends like that of a video file."""
+    return os.path.splitext(path)[1].lower() in EXTENSIONS
+
+
+class Paths:
+    r"""What the paths of a list mean, which start from the folder `root`.
+
+    `~/` is the home folder, and `\` stands between folders unless there is a file of that very name. A path without the
+    ending of a video file, where there is nothing of that name, is the one file that has it beside an ending.
+
+    Only for such paths the folder that they name is listed, once: to look at each of 500,000 videos on a network disk
+    would take the first hour of a run.
+    """
+
+    def __init__(self, root: str, allow_outside: bool):
+        self.root, self.allow_outside = root, allow_outside
+        self._folders: dict[str, tuple[dict[str, bool], dict[str, list[str]]]] = {}
+
+    def __call__(self, text: str) -> str:
+        """The path that `text` means. Raises `ValueError` for one that no file can have or that may not be read."""
+        if "\0" in text:
+            raise ValueError(f"the path {text[:60]!r} holds a NUL character")
+        if re.match(r"[a-zA-Z]:[\\/]", text):
+            raise ValueError(f"{text[:60]!r} is a path of Windows; write paths from the video folder on")
+        path = os.path.expanduser(text) if text.startswith("~/") else text
+        slashed = path.replace("\\", "/")
+        if not self.allow_outside:
+            check_inside(slashed)
+        if slashed != path and not self.is_there(path):
+            path = slashed
+        return path if has_ending(path) or self.is_there(path) else self._with_ending(path)
+
+    def is_there(self, path: str) -> bool:
+        return os.path.basename(path) in self._names(path)[0]
+
+    def is_folder(self, path: str) -> bool:
+        return self._names(path)[0].get(os.path.basename(path), False)
+
+    def _with_ending(self, path: str) -> str:
+        found = self._names(path)[1].get(os.path.basename(path), [])
+        if len(found) > 1:
+            raise ValueError(f"{path[:60]!r} may be {' or '.join(sorted(found))}; write the ending")
+        return os.path.join(os.path.dirname(path), found[0]) if found else path
+
+    def _names(self, path: str) -> tuple[dict[str, bool], dict[str, list[str]]]:
+        """What the folder of a path holds: name -> whether it is a folder, and videos by name without ending."""
+        folder = os.path.join(self.root, os.path.dirname(path))
+        if folder not in self._folders:
+            try:
+                with os.scandir(folder) as entries:
+                    names = {entry.name: entry.is_dir() for entry in entries}
+            except OSError:  # what cannot be listed, cannot be read: that is said of each of its videos
+                names = {}
+            stems = defaultdict(list)
+            for name in filter(has_ending, names):
+                stems[os.path.splitext(name)[0]].append(name)
+            self._folders[folder] = names, dict(stems)
+        return self._folders[folder]
