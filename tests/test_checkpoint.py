@@ -200,12 +200,30 @@ def test_prune_keeps_the_newest_and_what_it_does_not_know(tmp_path):
     checkpoint.save(tmp_path / checkpoint.BEST, state_of(0.0))
     (tmp_path / checkpoint.name_of(2)).with_suffix(".json").unlink()
     (tmp_path / "mine.pyth").touch()
-    checkpoint.prune(tmp_path, 0)
-    assert len(names(tmp_path)) == 14
-    checkpoint.prune(tmp_path, 3)
+    for keep in (0, -1):
+        checkpoint.prune(tmp_path, keep, tmp_path / checkpoint.name_of(5))
+        assert len(names(tmp_path)) == 14
+    checkpoint.prune(tmp_path, 3, tmp_path / checkpoint.name_of(5))
     left = [name for name in names(tmp_path) if name.endswith(".pyth")]
     expected = [checkpoint.name_of(*at) for at in ((3, 7), (4,), (5,), (2,))]
     assert left == sorted([*expected, "mine.pyth", checkpoint.BEST])
+
+
+def test_prune_goes_by_the_step_and_not_by_the_clock(tmp_path):
+    """The clock was set back, or is another machine's: each newer checkpoint seems older."""
+    for epochs in range(1, 6):
+        mark = saved(tmp_path, epochs).with_suffix(".json")
+        os.utime(mark, (1e9 - epochs, 1e9 - epochs))
+        checkpoint.prune(tmp_path, 2, tmp_path / checkpoint.name_of(epochs))
+    assert [name for name in names(tmp_path) if name.endswith(".pyth")] == [checkpoint.name_of(n) for n in (4, 5)]
+
+
+def test_prune_deletes_nothing_of_a_later_step_than_the_one_written(tmp_path):
+    for epochs in (1, 2, 3, 7, 8, 9):
+        saved(tmp_path, epochs)
+    checkpoint.prune(tmp_path, 2, tmp_path / checkpoint.name_of(3))
+    left = [name for name in names(tmp_path) if name.endswith(".pyth")]
+    assert left == [checkpoint.name_of(n) for n in (2, 3, 7, 8, 9)]
 
 
 def test_prune_takes_the_mark_first(tmp_path, monkeypatch):
@@ -215,7 +233,7 @@ def test_prune_takes_the_mark_first(tmp_path, monkeypatch):
     order = []
     real = Path.unlink
     monkeypatch.setattr(Path, "unlink", lambda self, **kwargs: (order.append(self.suffix), real(self, **kwargs)))
-    checkpoint.prune(tmp_path, 1)
+    checkpoint.prune(tmp_path, 1, tmp_path / checkpoint.name_of(2))
     assert order == [".json", ".pyth"]
 
 

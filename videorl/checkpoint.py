@@ -388,13 +388,14 @@ def sweep(folder: Path) -> None:
         file.unlink()
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Deletes all but the `keep` last written committed checkpoints (0: none is deleted), the commit mark first.
+def prune(folder: Path, keep: int, written: Path) -> None:
+    """Deletes committed checkpoints older than the `keep` newest (0: none is deleted), the commit mark first.
 
-    What counts is when they were written: a damaged one of a later epoch, which the run went on without, goes first.
+    Older means of an earlier step, as where a run resumes: clocks of machines differ. `written`, of the step where the
+    run is, stays, and so do later ones, which may be damaged and do not count.
     """
-    committed = [f for f in _newest_first(folder) if f.with_suffix(".json").is_file()]
-    committed.sort(key=lambda f: f.with_suffix(".json").stat().st_mtime_ns, reverse=True)
-    for file in committed[keep:] if keep else []:
+    committed = [file for file in _newest_first(folder) if file.with_suffix(".json").is_file()]
+    until_now = committed[committed.index(written) :] if written in committed else []
+    for file in until_now[keep:] if keep > 0 else []:
         file.with_suffix(".json").unlink(missing_ok=True)
         file.unlink(missing_ok=True)

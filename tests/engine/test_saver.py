@@ -110,8 +110,9 @@ def test_due_after_so_many_minutes_since_the_last(make, monkeypatch):
 
 
 def test_a_single_checkpoint_is_refused(make):
-    with pytest.raises(UserError, match="TRAIN.KEEP_CHECKPOINTS 1: .*keep 2 or more, or 0 for all"):
-        make(KEEP_CHECKPOINTS=1)
+    for keep in (1, -1):
+        with pytest.raises(UserError, match=f"TRAIN.KEEP_CHECKPOINTS {keep}: .*keep 2 or more, or 0 for all"):
+            make(KEEP_CHECKPOINTS=keep)
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -150,7 +151,7 @@ def test_a_damaged_file_of_a_later_step_does_not_crowd_out_the_good_ones(make, t
     for _ in range(3):
         advance(saver)
         saver.save()
-    assert names(tmp_path) == [checkpoint.name_of(0, 2), checkpoint.name_of(0, 3)]
+    assert names(tmp_path) == [checkpoint.name_of(0, 2), checkpoint.name_of(0, 3), checkpoint.name_of(5)]
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -182,7 +183,7 @@ def test_a_run_does_not_end_well_without_its_last_checkpoint(make, disk):
 
 
 def test_old_files_that_cannot_be_deleted_are_no_miss(make, monkeypatch, said):
-    def refuse(folder, keep):
+    def refuse(folder, keep, written):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(checkpoint, "prune", refuse)

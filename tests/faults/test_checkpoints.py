@@ -78,7 +78,7 @@ def save_for_ever(folder: Path, first: int, pipe) -> None:
     for number in range(first, 99_999):
         state = {"number": number, "weights": torch.full((1024, 1024), float(number))}
         checkpoint.save(folder / checkpoint.name_of(number), state)
-        checkpoint.prune(folder, 2)
+        checkpoint.prune(folder, 2, folder / checkpoint.name_of(number))
         pipe.send(number)
 
 

@@ -29,9 +29,10 @@ class Saver:
         self.misses = 0
         self.background = ThreadPoolExecutor(1)
         self.writing: Future | None = None
-        if self.node.KEEP_CHECKPOINTS == 1:
+        if self.node.KEEP_CHECKPOINTS == 1 or self.node.KEEP_CHECKPOINTS < 0:
             raise UserError(
-                "TRAIN.KEEP_CHECKPOINTS 1: the only one could be the one being written; keep 2 or more, or 0 for all"
+                f"TRAIN.KEEP_CHECKPOINTS {self.node.KEEP_CHECKPOINTS}: a single one could be the one being written;"
+                " keep 2 or more, or 0 for all"
             )
 
     def due(self) -> bool:
@@ -77,7 +78,7 @@ class Saver:
             return
         self.misses = 0
         try:
-            checkpoint.prune(self.folder, self.node.KEEP_CHECKPOINTS)
+            checkpoint.prune(self.folder, self.node.KEEP_CHECKPOINTS, self.folder / name)
         except OSError as error:
             log.warning("old checkpoints could not be deleted (%s)", error)
 
