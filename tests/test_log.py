@@ -35,8 +35,8 @@ def restored():
     log.setLevel(before[2])
 
 
-def rows(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def rows(folder, name: str = "metrics.jsonl") -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
 def test_json_stats_are_read_as_pyslowfast_s(tmp_path):
@@ -67,24 +67,60 @@ def stats_steps(folder) -> list[int]:
 
 def test_a_resumed_run_forgets_the_steps_it_does_again(tmp_path):
     metrics = Metrics(tmp_path)
-    metrics.forget_after(5)
+    metrics.forget_after(5.5)
     assert list(tmp_path.iterdir()) == []
     for step in range(1, 8):
+        metrics.note("nonfinite.jsonl", {"step": step - 1, "loss": "nan"})
         metrics.train({**ROW, "step": step}, STATS)
         if step in (5, 7):
             metrics.evaluated({"name": "val", "step": step}, {"_type": "val_epoch"})
-    for name, begin in (("metrics.jsonl", b""), ("json_stats.log", b"json_stats: ")):
+    quarantined = [
+        {"path": "a", "met": [2, 5, 5.5, 6], "count": 4},
+        {"path": "b", "met": [6]},
+        {"path": "c", "met": []},
+    ]
+    (tmp_path / "quarantine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in quarantined))
+    for name, begin in (("metrics.jsonl", b""), ("json_stats.log", b"json_stats: "), ("nonfinite.jsonl", b"")):
         with (tmp_path / name).open("ab") as out:
             out.write(b'null\n{"step": null}\n\xff\xfe\0\n' + begin + b'{"kind": "train", "step": 4, "lo')  # kill -9
-    metrics.forget_after(5)
+    metrics.forget_after(5.5)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 5]
     assert stats_steps(tmp_path) == [1, 2, 3, 4, 5, 5]
+    assert [row["step"] for row in rows(tmp_path, "nonfinite.jsonl")] == [0, 1, 2, 3, 4]
+    kept = [{"path": "a", "met": [2, 5, 5.5], "count": 3}, {"path": "c", "met": []}]
+    assert rows(tmp_path, "quarantine.jsonl") == kept
+    metrics.forget_after(5)
+    assert [(row["kind"], row["step"]) for row in rows(tmp_path)][-1] == ("train", 5), "stopped before the evaluation"
+    assert stats_steps(tmp_path) == [1, 2, 3, 4, 5]
+    assert rows(tmp_path, "quarantine.jsonl")[0]["met"] == [2, 5]
     metrics.train({**ROW, "step": 6}, STATS)
-    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 5, 6]
-    assert stats_steps(tmp_path) == [1, 2, 3, 4, 5, 5, 6]
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert stats_steps(tmp_path) == [1, 2, 3, 4, 5, 6]
     metrics.forget_after(0)
-    assert rows(tmp_path) == stats_steps(tmp_path) == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["json_stats.log", "metrics.jsonl"]
+    assert rows(tmp_path) == stats_steps(tmp_path) == rows(tmp_path, "nonfinite.jsonl") == []
+    assert rows(tmp_path, "quarantine.jsonl") == [{"path": "c", "met": []}], "a test met it"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(logs.LOGS)
+
+
+@pytest.mark.parametrize(("until", "shown"), [(2.5, [1, 2]), (2, [1, 2]), (0.0, [])])
+def test_tensorboard_shows_no_step_twice(tmp_path, until, shown):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    before = Metrics(tmp_path)
+    before.draw_in(tmp_path / "events")
+    for step in (1, 2, 3):
+        before.train({**ROW, "step": step}, STATS)
+        before.evaluated({"name": "val", "top1": 0.5, "step": step}, STATS)
+    before.close()
+    again = Metrics(tmp_path)
+    again.forget_after(until)
+    again.draw_in(tmp_path / "events", until)
+    again.close()
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    steps = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    evaluated = shown if until % 1 else shown[:-1]
+    assert steps.get("Train/loss", []) == shown
+    assert steps.get("val/top1", []) == evaluated
 
 
 def test_a_log_that_cannot_be_written_is_told_once_and_ends_nothing(tmp_path, said):
@@ -93,7 +129,7 @@ def test_a_log_that_cannot_be_written_is_told_once_and_ends_nothing(tmp_path, sa
     for _ in range(3):
         metrics.train(ROW, STATS)
         metrics.evaluated({"name": "val", **ROW}, STATS)
-        metrics.forget_after(3)
+        metrics.forget_after(3.5)
     assert [r.levelname for r in said.records] == ["WARNING"]
     assert "metrics.jsonl cannot be written (" in said.text
     assert "the run goes on without" in said.text
@@ -139,7 +175,8 @@ def test_tensorboard_gets_numbers_and_its_failure_ends_no_run(tmp_path, said):
 
 def test_an_event_folder_that_cannot_be_made_ends_no_run(tmp_path, said):
     (tmp_path / "events").write_text("a file")
-    metrics = Metrics(tmp_path, tmp_path / "events")
+    metrics = Metrics(tmp_path)
+    metrics.draw_in(tmp_path / "events")
     assert metrics.writer is None
     assert "no TensorBoard files" in said.text
 
@@ -199,6 +236,22 @@ def test_progress_counts_from_where_a_run_resumed(monkeypatch):
         progress.step()
     assert progress.seconds_left() == pytest.approx(4 * 3.0)
     progress.close()
+
+
+def test_time_left_follows_the_recent_steps_and_what_comes_between_them(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    progress = Progress(1000, "train", shown=False)
+    for seconds in (*[60.0] * 10, *[2.0] * logs.RECENT):
+        now[0] += seconds
+        progress.step()
+    assert progress.seconds_left() == pytest.approx(940 * 2.0)
+    now[0] += 120.0  # an evaluation every 60 steps
+    progress.go_on()
+    assert progress.seconds_left() == pytest.approx(940 * (2.0 + 120 / 60))
+
+
+def test_durations_are_read_as_a_clock():
     assert duration(3661.9) == "1:01:01"
 
 

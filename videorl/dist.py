@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import tempfile
 import time
 import uuid
@@ -19,11 +18,13 @@ from urllib.parse import urlparse
 import torch
 import torch.distributed as td
 
+from videorl import console
 from videorl.registry import UserError, printable
 
 EXIT_USER_ERROR = 2
 EXIT_LOST = 70  # EX_SOFTWARE: another process of the run died or hangs
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: "try again", what queue systems requeue on
+FOR_EVER = datetime.timedelta(days=1000)
 LEAVE = 15.0  # seconds that a collective waits longer than the watch, and rank 0 for those who must hear of a mistake
 
 _cpu_group = None  # gloo group for objects and CPU tensors; the default group itself on the CPU
@@ -116,7 +117,7 @@ def _spawn(job, init_method, gpus, shards, shard_id, backend, timeout, facts) ->
             how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with code {error.exit_code}"
             raise Lost(f"rank {shard_id * gpus + error.error_index} {how}; the others were stopped") from None
         except torch.multiprocessing.ProcessRaisedException as error:
-            print(*map(printable, str(error).split("\n")), sep="\n", file=sys.stderr)
+            console.tell(str(error))
             rank_ = shard_id * gpus + error.error_index
             raise Lost(f"rank {rank_} raised the error above; the others were stopped") from None
         finally:
@@ -131,19 +132,20 @@ def _spawned(local_rank, job, method, gpus, shards, shard_id, backend, timeout, 
 
 @contextlib.contextmanager
 def exit_codes(debug: bool = False):
-    """Turns `UserError`, `Lost` and Ctrl-C into one line on stderr and exit codes 2, 70 and 130."""
+    """Turns `UserError`, `Lost` and Ctrl-C into one line on stderr and exit codes 2, 70 and 130; a full stdout too."""
     try:
-        yield
+        with console.guarded():
+            yield
     except KeyboardInterrupt:
         if debug:
             raise
-        print("interrupted: the same command goes on from what was saved last", file=sys.stderr, flush=True)
+        console.tell("interrupted: the same command goes on from what was saved last")
         raise SystemExit(130) from None
-    except (UserError, Lost) as error:
+    except (UserError, Lost, console.Unwritten) as error:
         if debug:
             raise
-        print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
-        raise SystemExit(EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_LOST) from None
+        console.tell(f"error: {printable(str(error))}")
+        raise SystemExit(EXIT_LOST if isinstance(error, Lost) else EXIT_USER_ERROR) from None
 
 
 def _run(job, local_rank, world, gpus, backend, timeout, facts) -> None:
@@ -333,6 +335,17 @@ def agree(facts: Mapping[str, object]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ communication
+
+
+def wait_for_ever() -> None:
+    """From now on a collective has no time limit: whoever calls this watches over it.
+
+    torch's limit counts the time that the whole run is suspended, and the run would end when it is woken.
+    """
+    if td.is_initialized():
+        set_timeout = getattr(td, "set_timeout", None) or td.distributed_c10d._set_pg_timeout  # of torch before 2.15
+        for group in {td.group.WORLD, _cpu_group}:
+            set_timeout(FOR_EVER, group)
 
 
 def rank() -> int:

@@ -10,9 +10,13 @@ import math
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from tqdm import tqdm
+
+from videorl import console
 from videorl.registry import printable
 
 log = logging.getLogger("videorl")
@@ -21,20 +25,6 @@ log = logging.getLogger("videorl")
 def say(*lines: str) -> None:
     """Prints what a command has found."""
     print(*map(printable, lines), sep="\n", flush=True)
-
-
-class _Printable(logging.Formatter):
-    """Each record is one line without codes that a terminal obeys, whoever wrote what stands in it."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = printable(record.message)
-        return super().formatMessage(record)
-
-    def formatException(self, ei) -> str:
-        return "\n".join(map(printable, super().formatException(ei).split("\n")))
-
-
-logging.lastResort.setFormatter(_Printable())  # prints warnings before `setup`, and of tools without it
 
 
 def table(title: str, text: str) -> None:
@@ -48,7 +38,8 @@ def setup(folder: Path | None, main: bool) -> None:
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO if main else logging.WARNING)
-    _add(logging.StreamHandler(sys.stdout))
+    if sys.stdout is not None:
+        _add(console.Handler(sys.stdout))
     if main and folder is not None:
         try:
             _add(_File(folder / "stdout.log"))
@@ -57,7 +48,7 @@ def setup(folder: Path | None, main: bool) -> None:
 
 
 def _add(handler: logging.Handler) -> None:
-    handler.setFormatter(_Printable("[%(asctime)s] %(message)s", "%m-%d %H:%M:%S"))
+    handler.setFormatter(console.Printable("[%(asctime)s] %(message)s", "%m-%d %H:%M:%S"))
     log.addHandler(handler)
 
 
@@ -84,25 +75,32 @@ def attempt(what: str, write: Callable[[], object], failed: set[str] | None = No
 
 
 STATS_PREFIX = "json_stats: "
+LOGS = ("metrics.jsonl", "json_stats.log", "nonfinite.jsonl", "quarantine.jsonl")
+EVALUATION = 0.5  # evaluations come after the step whose number they bear, and before the next
 
 
 class Metrics:
     """Numbers over time: a line in `metrics.jsonl` and `json_stats.log` for each, and TensorBoard's event files."""
 
-    def __init__(self, folder: Path, tensorboard: Path | None = None):
+    def __init__(self, folder: Path):
         self.folder = folder
         self.file, self.stats = folder / "metrics.jsonl", folder / "json_stats.log"
         self.failed: set[str] = set()
-        self.writer = self._writer(tensorboard) if tensorboard else None
+        self.writer = None
 
-    def _writer(self, folder: Path):
+    def draw_in(self, folder: Path, until: float = 0.0) -> None:
+        """Turns TensorBoard on. It will not show what earlier files hold of the run after `until`."""
         from torch.utils.tensorboard import SummaryWriter
 
+        again = math.floor(until + EVALUATION) if until else 0  # the first step with something to be done again
         try:
-            return SummaryWriter(str(folder))
+            self.writer = SummaryWriter(str(folder), purge_step=again)
         except OSError as error:
             log.warning("no TensorBoard files: %s", error)
-            return None
+            return
+        for row in _rows(self.file):
+            if row.get("kind") == "train" and row["step"] >= again:
+                self._train_scalars(row)
 
     def train(self, row: dict, stats: dict) -> None:
         """One logged step: `row` for metrics.jsonl, `stats` under PySlowFast's names for json_stats.log.
@@ -111,6 +109,9 @@ class Metrics:
         """
         self._append(self.file, json.dumps({"kind": "train", **row}))
         self._append(self.stats, _stats_line({"_type": "train_iter_", "step": row["step"], **stats}))
+        self._train_scalars(row)
+
+    def _train_scalars(self, row: dict) -> None:
         numbers = {k: v for k, v in {**row, **row.get("losses", {})}.items() if isinstance(v, (int, float))}
         self._scalars({f"Train/{k}": v for k, v in numbers.items()}, row["step"])
 
@@ -120,11 +121,16 @@ class Metrics:
         self._append(self.stats, _stats_line({"step": row["step"], **stats}))
         self._scalars({f"{row['name']}/{k}": v for k, v in row.items() if isinstance(v, (int, float))}, row["step"])
 
-    def forget_after(self, step: int) -> None:
-        """Drops lines of steps that a resumed run will do again."""
-        for file in (self.file, self.stats):
+    def forget_after(self, until: float) -> None:
+        """Drops of all logs what a run that goes on at `until` will do again, so that nothing stands there twice.
+
+        `until` counts steps done, with EVALUATION added where the evaluations after the last one are done too.
+        stdout.log stays: it tells what happened.
+        """
+        for name in LOGS:
+            file = self.folder / name
             if file.exists():
-                attempt(file.name, lambda file=file: _keep_until(file, step), self.failed)
+                attempt(name, lambda file=file: _keep_until(file, until), self.failed)
 
     def note(self, name: str, row: dict) -> None:
         """A line in another file of the folder."""
@@ -151,19 +157,39 @@ def _write_line(file: Path, line: str) -> None:
         out.write(line + "\n")
 
 
-def _keep_until(file: Path, step: int) -> None:
+def _keep_until(file: Path, until: float) -> None:
     """Broken lines, which a killed run leaves, go too."""
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     temporary = file.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in lines if _step_of(line) <= step), encoding="utf-8")
+    temporary.write_text("".join(line + "\n" for line in (_cut(line, until) for line in lines) if line), "utf-8")
     os.replace(temporary, file)
 
 
-def _step_of(line: str) -> float:
+def _cut(line: str, until: float) -> str:
+    """What stays of the line; a row of the quarantine loses the readings after `until`, and goes with the last."""
     try:
-        return float(json.loads(line.removeprefix(STATS_PREFIX))["step"])
+        row = json.loads(line.removeprefix(STATS_PREFIX))
+        if "met" not in row:
+            return line if _when(row) <= until else ""
+        met = [when for when in row["met"] if when <= until]
+        return json.dumps({**row, "met": met, "count": len(met)}) if met else "" if row["met"] else line
     except (ValueError, KeyError, TypeError):
-        return math.inf
+        return ""
+
+
+def _when(row: dict) -> float:
+    """Steps done when a line of metrics, stats, or steps that were not finite was written."""
+    kind = row.get("kind", row.get("_type"))
+    if kind is None:  # not finite: the number of the step that was at work
+        return row["step"] + 1
+    return row["step"] + (0 if kind in ("train", "train_iter_") else EVALUATION)
+
+
+def _rows(file: Path) -> list[dict]:
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
 
 
 def _stats_line(stats: dict) -> str:
@@ -173,25 +199,39 @@ def _stats_line(stats: dict) -> str:
     return STATS_PREFIX + simplejson.dumps(rounded, sort_keys=True, use_decimal=True, ignore_nan=True)
 
 
+RECENT = 50  # steps whose mean time counts for the time left
+
+
 class Progress:
     """A progress bar with time left on a terminal; nothing elsewhere (the log lines carry the time left there)."""
 
     def __init__(self, total: int, title: str, shown: bool, start: int = 0):
-        from tqdm import tqdm
-
-        self.total, self.done, self.began = total, start, time.monotonic()
-        self.start = start
-        self.bar = tqdm(
-            total=total, initial=start, desc=title, disable=not (shown and sys.stderr.isatty()), leave=False
-        )
+        self.total, self.done, self.start = total, start, start
+        self.at, self.aside = time.monotonic(), 0.0
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        shown = shown and sys.stderr is not None and sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=start, desc=title, disable=not shown, leave=False)
 
     def step(self) -> None:
+        self.recent.append(self._passed())
         self.done += 1
-        self.bar.update()
+        try:
+            self.bar.update()
+        except OSError:  # the terminal is gone, the run is not
+            self.bar.disable = True
+
+    def go_on(self) -> None:
+        """After something else than steps, such as an evaluation."""
+        self.aside += self._passed()
+
+    def _passed(self) -> float:
+        before, self.at = self.at, time.monotonic()
+        return self.at - before
 
     def seconds_left(self) -> float:
-        rate = (time.monotonic() - self.began) / max(self.done - self.start, 1)
-        return rate * (self.total - self.done)
+        """By the last steps, and by what came between all of them."""
+        step = sum(self.recent) / max(len(self.recent), 1) + self.aside / max(self.done - self.start, 1)
+        return step * (self.total - self.done)
 
     def close(self) -> None:
         self.bar.close()

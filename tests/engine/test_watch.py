@@ -1,13 +1,16 @@
 """What one rank sees of the others through the folder of a run."""
 
+import itertools
 import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from videorl import dist
+from videorl.engine import watch as watch_module
 from videorl.engine.watch import Watch, forget
 
 
@@ -71,6 +74,31 @@ def test_a_rank_that_another_leaves_for_any_other_reason_is_lost(ended):
         Watch(folder, 60),
     ):
         raise broken_link()
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """`watched(seconds)`: a watch that looks often, so many seconds apart, and what it would have ended for."""
+    said = []
+    monkeypatch.setattr(watch_module, "PULSE", 0.01)
+    monkeypatch.setattr(Watch, "_end", lambda self, why: said.append(why))
+
+    def make(seconds: float):
+        now = itertools.count(0.0, seconds)
+        monkeypatch.setattr(watch_module, "time", SimpleNamespace(monotonic=lambda: next(now), time=time.time))
+        return Watch(tmp_path, 0.2), said
+
+    return make
+
+
+def test_time_that_the_watch_itself_was_stopped_is_no_silence(watched):
+    watch, said = watched(3600.0)
+    with watch:
+        watch.beat("work")
+        wait_for(lambda: watch.clock > 0.1)
+        assert said == []
+        wait_for(lambda: said)  # it counts that it looked twenty times, whatever the clock says
+    assert said[0] == "made no progress for 0 s"
 
 
 def test_a_folder_that_cannot_be_made_ends_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import json
 import os
 import random
@@ -10,13 +11,16 @@ import signal
 import sys
 import time
 from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from tests.faults.conftest import Run, same_bits, shards
+from videorl.loading import pool
 from videorl.loading.pool import Loader, Workers
 from videorl.loading.quarantine import Quarantine
 from videorl.loading.worker import Job, SampleFailed, candidates
@@ -49,7 +53,7 @@ class Clips:
 
 
 def jobs(count: int = LENGTH // BATCH, epoch: int = 0) -> list[Job]:
-    return [Job(epoch, k, list(range(k * BATCH, (k + 1) * BATCH))) for k in range(count)]
+    return [Job(epoch, epoch * count + k, list(range(k * BATCH, (k + 1) * BATCH))) for k in range(count)]
 
 
 @pytest.fixture
@@ -111,7 +115,7 @@ def test_a_sample_that_crashes_its_worker_twice_gives_way_to_the_next(loader_of,
     loader = loader_of(clips)
     assert numbers(loader.run(jobs())) == WITHOUT_5
     (row,) = loader.quarantine.take()
-    assert (row["path"], row["stage"], row["count"], clips.begun[5]) == ("clips/5.mp4", "crash", 1, 2)
+    assert (row["path"], row["stage"], row["met"], clips.begun[5]) == ("clips/5.mp4", "crash", [2], 2)
     assert [request.node.callspec.id in line for line in caplog.messages[:2]] == [True, True]
     assert "clips/5.mp4: its work is done once more" in caplog.messages[0]
     assert "clips/5.mp4: the sample goes into quarantine" in caplog.messages[1]
@@ -141,13 +145,23 @@ def test_a_sample_at_which_its_worker_hangs_gives_way_at_once(loader_of, fault):
     assert (clips.begun[5], clips.begun[22]) == (1, 1)
 
 
+def test_time_that_the_main_process_was_stopped_does_not_count(loader_of, monkeypatch):
+    """As if it were stopped for an hour each time that it waits."""
+    now = itertools.count(0.0, 3600.0)
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(pool, "wait", lambda handles, timeout: wait(handles, timeout=0.05))
+    loader = loader_of(Clips({5: lambda: time.sleep(0.3)}), timeout=60.0)
+    assert numbers(loader.run(jobs())) == WHOLE
+    assert loader.quarantine.take() == []
+
+
 def test_what_is_lost_is_not_read_again_in_later_epochs(loader_of):
     clips = Clips({5: kill(signal.SIGKILL)})
     loader = loader_of(clips)
     for epoch in range(3):
         assert numbers(loader.run(jobs(epoch=epoch))) == WITHOUT_5
     (row,) = loader.quarantine.take()
-    assert (row["count"], clips.begun[5]) == (3, 2)
+    assert (row["met"], clips.begun[5]) == ([2, 12, 22], 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -240,10 +254,10 @@ def test_training_takes_the_next_sample_and_counts(loader_of, count):
     instead = {5: 7, 6: 7, 39: 0}
     assert numbers(loader.run(jobs())) == [[instead.get(i, i) for i in samples] for samples in WHOLE]
     rows = loader.quarantine.take()
-    assert [(r["path"], r["error"], r["stage"], r["count"]) for r in rows] == [
-        ("clips/5.mp4", "empty file", "open", 1),
-        ("clips/6.mp4", "empty file", "open", 2),
-        ("clips/39.mp4", "empty file", "open", 1),
+    assert [(r["path"], r["error"], r["stage"], r["met"]) for r in rows] == [
+        ("clips/5.mp4", "empty file", "open", [2]),
+        ("clips/6.mp4", "empty file", "open", [2]),
+        ("clips/39.mp4", "empty file", "open", [10]),
     ]
 
 

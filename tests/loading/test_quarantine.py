@@ -1,4 +1,4 @@
-"""The quarantine: what could not be read is kept, counted over runs, and too much of it ends the run."""
+"""The quarantine: what could not be read is kept, joined over runs, and too much of it ends the run."""
 
 import json
 import logging
@@ -20,8 +20,8 @@ def rows(file) -> list[dict]:
 
 def test_each_sample_stands_once_and_is_counted():
     quarantine = Quarantine("kinetics/train", 100, 0.05)
-    quarantine.add([bad(3), bad(5), bad(3)])
-    quarantine.add([bad(3)])
+    quarantine.add([bad(3), bad(5), bad(3)], step=7)
+    quarantine.add([bad(3)], step=9)
     assert sorted(quarantine.rows) == [3, 5]
     first, second = quarantine.take()
     datetime.fromisoformat(first.pop("first_seen"))
@@ -30,25 +30,25 @@ def test_each_sample_stands_once_and_is_counted():
         "path": "/videos/3.mp4",
         "error": "no frames",
         "stage": "decode",
-        "count": 3,
+        "met": [7, 9],
     }
-    assert second["count"] == 1
+    assert second["met"] == [7]
 
 
 def test_what_was_taken_is_not_taken_again():
     quarantine = Quarantine("x", 100, 0.05)
-    quarantine.add([bad(3)])
+    quarantine.add([bad(3)], step=1)
     assert len(quarantine.take()) == 1
     assert quarantine.take() == []
-    quarantine.add([bad(3), bad(4)])
-    assert [(row["path"], row["count"]) for row in quarantine.take()] == [("/videos/3.mp4", 1), ("/videos/4.mp4", 1)]
+    quarantine.add([bad(3), bad(4)], step=2)
+    assert [(row["path"], row["met"]) for row in quarantine.take()] == [("/videos/3.mp4", [2]), ("/videos/4.mp4", [2])]
 
 
 def test_too_many_bad_samples_are_an_error_with_their_list():
     quarantine = Quarantine("kinetics/val", 40, 0.05)
-    quarantine.add([bad(1), bad(2), bad(1), bad(2)])
+    quarantine.add([bad(1), bad(2), bad(1), bad(2)], step=1)
     quarantine.check()
-    quarantine.add([bad(7)])
+    quarantine.add([bad(7)], step=2)
     with pytest.raises(UserError) as error:
         quarantine.check()
     said = str(error.value)
@@ -84,7 +84,7 @@ def test_ranks_that_tell_each_other_judge_alike_and_each_writes_its_own():
     met = [[{1, 2}, {3}], [{3}, {3, 1}], [set(), {4}]]
     for epoch in range(2):
         for quarantine, samples in zip(ranks, met):
-            quarantine.add(bad(i) for i in sorted(samples[epoch]))
+            quarantine.add((bad(i) for i in sorted(samples[epoch])), step=epoch + 1)
         told = [quarantine.tell() for quarantine in ranks]
         for quarantine in ranks:
             quarantine.hear(told)
@@ -92,8 +92,8 @@ def test_ranks_that_tell_each_other_judge_alike_and_each_writes_its_own():
     assert [q.untold for q in ranks] == [set()] * 3
     for quarantine in ranks:
         quarantine.check()
-    written = [{row["path"][8]: row["count"] for row in quarantine.take()} for quarantine in ranks]
-    assert written == [{"1": 1, "2": 1, "3": 1}, {"1": 1, "3": 2}, {"4": 1}]
+    written = [{row["path"][8]: row["met"] for row in quarantine.take()} for quarantine in ranks]
+    assert written == [{"1": [1], "2": [1], "3": [2]}, {"1": [2], "3": [1, 2]}, {"4": [2]}]
     ranks[1].add([bad(9)])
     assert [len(quarantine.tell()) for quarantine in ranks] == [0, 1, 0]
 
@@ -116,30 +116,31 @@ def test_where_nothing_readable_was_found_the_fraction_matters_not():
         quarantine.check(gave_up=True)
 
 
-def test_the_file_sums_over_runs_and_ranks(tmp_path):
+def test_the_file_joins_runs_and_ranks_and_counts_no_step_twice(tmp_path):
     file = tmp_path / "quarantine.jsonl"
     write(file, [])
     assert not file.exists()
-    for _ in range(2):
+    for step in (4, 8, 8):
         ranks = [Quarantine("a", 100, 1.0), Quarantine("a", 100, 1.0), Quarantine("b", 100, 1.0)]
-        for quarantine, index in zip(ranks, (3, 3, 3)):
-            quarantine.add([bad(index)])
+        for quarantine, at in zip(ranks, (step, step + 1, step)):
+            quarantine.add([bad(3)], at)
         write(file, [row for quarantine in ranks for row in quarantine.take()])
-    assert [(row["dataset"], row["path"], row["count"]) for row in rows(file)] == [
-        ("a", "/videos/3.mp4", 4),
-        ("b", "/videos/3.mp4", 2),
+    assert [(row["dataset"], row["path"], row["count"], row["met"]) for row in rows(file)] == [
+        ("a", "/videos/3.mp4", 4, [4, 5, 8, 9]),
+        ("b", "/videos/3.mp4", 2, [4, 8]),
     ]
-    write(file, [{**rows(file)[0], "path": 'é "\n.mp4', "count": 1, "first_seen": "later"}])
+    write(file, [{**rows(file)[0], "path": 'é "\n.mp4', "met": [], "first_seen": "later"}])
+    assert rows(file)[-1]["count"] == 1, "a test met it"
     assert rows(file)[-1]["path"] == 'é "\n.mp4'
     assert [path.name for path in tmp_path.iterdir()] == ["quarantine.jsonl"]
 
 
 def test_the_first_sight_is_kept(tmp_path):
     file = tmp_path / "quarantine.jsonl"
-    row = {"dataset": "a", "path": "x", "error": "e", "stage": "open", "count": 2, "first_seen": "2026-01-01"}
+    row = {"dataset": "a", "path": "x", "error": "e", "stage": "open", "first_seen": "2026-01-01", "met": [2]}
     write(file, [row])
-    write(file, [{**row, "first_seen": "2026-02-02", "error": "other"}])
-    assert rows(file) == [{**row, "count": 4}]
+    write(file, [{**row, "first_seen": "2026-02-02", "error": "other", "met": [3]}])
+    assert rows(file) == [{**row, "met": [2, 3], "count": 2}]
 
 
 @pytest.mark.parametrize("kind", ["disk full", "folder", "not ours"])
@@ -152,7 +153,7 @@ def test_a_list_that_cannot_be_written_is_told_and_nothing_is_lost(tmp_path, cap
         file.mkdir()
     else:
         file.write_text("my notes\n")
-    row = {"dataset": "a", "path": "x", "error": "e", "stage": "open", "count": 2, "first_seen": "2026-01-01"}
+    row = {"dataset": "a", "path": "x", "error": "e", "stage": "open", "first_seen": "2026-01-01", "met": [2]}
     assert not write(file, [row])
     assert f"{file} cannot be written" in caplog.text
     assert kind != "not ours" or file.read_text() == "my notes\n"

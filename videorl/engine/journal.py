@@ -10,7 +10,7 @@ from videorl import dist
 from videorl.engine import evaluate, optim, pictures, recipe, run
 from videorl.engine.state import State
 from videorl.loading import quarantine
-from videorl.log import Metrics, Progress, duration
+from videorl.log import EVALUATION, Metrics, Progress, duration
 
 log = logging.getLogger("videorl")
 
@@ -21,8 +21,7 @@ class Journal:
     def __init__(self, cfg, state: State):
         self.cfg, self.state = cfg, state
         self.folder = Path(cfg.OUTPUT_DIR)
-        tensorboard = self.folder / cfg.TENSORBOARD.LOG_DIR if cfg.TENSORBOARD.ENABLE and dist.is_main() else None
-        self.metrics = Metrics(self.folder, tensorboard)
+        self.metrics = Metrics(self.folder)
         self.bad_rows: list[dict] = []  # of evaluations, still to be written
 
     def begin(self, data: dict[str, dict], clips: int, lr_factor: float) -> None:
@@ -35,7 +34,11 @@ class Journal:
             cfg.SOLVER.MAX_EPOCH * state.data.steps, "train", cfg.USE_TQDM and dist.is_main(), state.steps_done
         )
         if dist.is_main():
-            self.metrics.forget_after(state.steps_done)
+            # A run stopped after the last step of an epoch has its evaluations before it.
+            done = state.steps_done + (EVALUATION if state.step_in_epoch < state.data.steps else 0.0)
+            self.metrics.forget_after(done)
+            if cfg.TENSORBOARD.ENABLE:
+                self.metrics.draw_in(self.folder / cfg.TENSORBOARD.LOG_DIR, done if state.steps_done else 0.0)
             batch = {"per_process": plan.micro_batch, "per_step": plan.step_size, "clips_per_step": clips}
             batch |= {"base_learning_rate": cfg.SOLVER.BASE_LR, "learning_rate": rate}
             run.note(self.folder, run.describe(cfg, data, batch))
@@ -112,7 +115,7 @@ class Journal:
             self.metrics.draw(lambda out: out.add_image(f"{name}/confusion", picture, state.steps_done))
 
     def end_epoch(self) -> None:
-        self.quarantine()
+        self.progress.go_on()
         if self.cfg.DATA.CACHE_FOLDER and self.state.epoch == self.first_epoch + 1:
             self._say_what_is_cached()
 
@@ -122,17 +125,22 @@ class Journal:
         kept, size = len(list(folder.glob("*.npy"))), len(self.state.data.dataset)
         log.info("%s holds %d decoded videos (DATA.CACHE_GB %g); training has %d", folder, kept, limit, size)
 
+    def not_read(self, rows: list[dict]) -> None:
+        """What the evaluation after this step could not read; `quarantine` will write it."""
+        self.bad_rows += [{**row, "met": [self.state.steps_done + EVALUATION]} for row in rows]
+
     def quarantine(self) -> None:
         """Adds to quarantine.jsonl what any rank could not read since the last call."""
         rows, self.bad_rows = self.state.data.loader.quarantine.take() + self.bad_rows, []
         gathered = dist.gather_objects(rows)
         if dist.is_main():
-            self.write_unreadable([row for ranks_rows in gathered for row in ranks_rows])
+            self.bad_rows = [row for ranks_rows in gathered for row in ranks_rows]
+            self.write_bad_rows()
 
-    def write_unreadable(self, rows: list[dict]) -> None:
-        """Adds rows to quarantine.jsonl. Not for all ranks together: one of them may be on its way out."""
-        if dist.is_main() and not quarantine.write(self.folder / "quarantine.jsonl", rows):
-            self.bad_rows = rows  # to be tried again with the next ones
+    def write_bad_rows(self) -> None:
+        """Not for all ranks together: one of them may be on its way out."""
+        if dist.is_main() and quarantine.write(self.folder / "quarantine.jsonl", self.bad_rows):
+            self.bad_rows = []  # else they are tried again with the next ones
 
     def close(self) -> None:
         self.progress.close()

@@ -167,6 +167,7 @@ class Trainer:
             found[name] = average
             self.journal.evaluation(name, average)
         self._keep_best(found)
+        self.journal.quarantine()  # before the checkpoint, which what stands there is cut back to
         if last or state.epoch % self.cfg.TRAIN.CHECKPOINT_PERIOD == 0:
             self.saver.save()
         self.journal.end_epoch()
@@ -179,9 +180,10 @@ class Trainer:
         try:
             found = evaluation.run(model, self.state.precision, alive=watch.beat)
         except UserError:
-            self.journal.write_unreadable(evaluation.bad_rows)
+            self.journal.not_read(evaluation.bad_rows)
+            self.journal.write_bad_rows()
             raise
-        self.journal.bad_rows += evaluation.bad_rows
+        self.journal.not_read(evaluation.bad_rows)
         self.journal.evaluation(name, found, evaluation.per_sample)
         return found
 
@@ -194,8 +196,8 @@ class Trainer:
             self.saver.save_best(self.best.name, value)
 
     def save(self) -> None:
+        self.journal.quarantine()  # before the checkpoint, to which all logs are cut back
         self.saver.save()
-        self.journal.quarantine()
 
     def stop(self, signal_name: str) -> None:
         """Saves, leaves the file PREEMPTED, and ends every rank with exit code 75."""

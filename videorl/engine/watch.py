@@ -1,8 +1,9 @@
 """Noticing that the run should stop, or has stopped by itself.
 
 Signals set a flag that the loop looks at between two steps, and leave a file that tells all ranks. A thread keeps a
-heartbeat file for each rank, and ends the process when the loop has been silent for too long. When a rank is lost, the
-others see only a broken connection: the heartbeats tell which rank it was.
+heartbeat file for each rank, and ends the process when the loop has been silent for too long. Its clock stands still
+while the run is suspended as a whole (Ctrl-Z, a queue system). When a rank is lost, the others see only a broken
+connection: the heartbeats tell which rank it was.
 """
 
 import contextlib
@@ -17,9 +18,8 @@ import threading
 import time
 from pathlib import Path
 
-from videorl import dist
+from videorl import console, dist
 from videorl.log import attempt
-from videorl.registry import printable
 
 log = logging.getLogger("videorl")
 
@@ -42,6 +42,7 @@ class Watch:
         self.folder, self.timeout = folder / "heartbeat", timeout
         self.stop_file = self.folder / STOP
         self.signal = ""
+        self.clock = 0.0  # seconds that the thread was awake
         self.beat_at, self.doing = None, "its start"
         self.closed = threading.Event()
         self.thread = threading.Thread(target=self._look, daemon=True)
@@ -75,8 +76,13 @@ class Watch:
             raise dist.Lost(f"rank {dist.rank()} stopped at {self.doing}: {lost}") from None
 
     def beat(self, doing: str) -> None:
-        """Says that the work goes on, and what it turns to now. From the first call on, silence ends the process."""
-        self.beat_at, self.doing = time.monotonic(), doing
+        """Says that the work goes on, and what it turns to now.
+
+        From the first call on silence ends the process, and nothing else does: no collective gives up by itself.
+        """
+        if self.beat_at is None:
+            dist.wait_for_ever()
+        self.beat_at, self.doing = self.clock, doing
 
     def told_to_stop(self) -> str:
         """The signal that this rank got, or any other; empty if none did."""
@@ -88,19 +94,25 @@ class Watch:
         self.signal = signal.Signals(number).name
 
     def _look(self) -> None:
-        told = None
+        told, looked_at = None, time.monotonic()
         while not self.closed.is_set():
             with contextlib.suppress(TimeoutError):
                 numbers = [n for n in self.reader.recv(64) if n in SIGNALS]
                 if told is None and numbers:
-                    told = time.monotonic()
+                    told = self.clock
                     self._tell_all(numbers[0])
+            now = time.monotonic()
+            self.clock += min(now - looked_at, 2 * PULSE)  # more passes only while this process is stopped
+            looked_at = now
             self._write()
-            if told and not self.signal and time.monotonic() - told > GRACE:
+            if told is not None and not self.signal and self.clock - told > GRACE:
                 self._end(f"was told to stop {GRACE:.0f} s ago, but its main thread does not answer")
-            silent = time.monotonic() - self.beat_at if self.beat_at else 0.0
-            if silent > self.timeout:
-                self._end(f"made no progress for {silent:.0f} s")
+            if self._silent() > self.timeout:
+                self._end(f"made no progress for {self._silent():.0f} s")
+
+    def _silent(self) -> float:
+        """Seconds since the last beat."""
+        return 0.0 if self.beat_at is None else self.clock - self.beat_at
 
     def _tell_all(self, number: int) -> None:
         """Tells all ranks of a signal. The handler could not: it waits while the main thread waits for another rank."""
@@ -108,11 +120,10 @@ class Watch:
 
     def _write(self, ended: str = "") -> None:
         """The heartbeat: what this rank does and for how long, and that it lives."""
-        since = time.monotonic() - self.beat_at if self.beat_at else 0.0
         content = {
             "rank": dist.rank(),
             "doing": self.doing,
-            "seconds": round(since, 1),
+            "seconds": round(self._silent(), 1),
             "at": time.time(),
             "ended": ended,
         }
@@ -129,10 +140,9 @@ class Watch:
         """Ends a process whose main thread hangs, which no exception can do."""
         others = self._who_is_lost() if dist.world_size() > 1 else ""
         self._write(ended=why)
-        said = f"error: rank {dist.rank()} {why}, at {self.doing}{others and '; ' + others}"
-        print(printable(said), file=sys.stderr)
-        faulthandler.dump_traceback(file=sys.stderr)
-        sys.stderr.flush()
+        console.tell(f"error: rank {dist.rank()} {why}, at {self.doing}{others and '; ' + others}")
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # where stderr is full or closed
+            faulthandler.dump_traceback(file=sys.stderr)
         os._exit(dist.EXIT_LOST)
 
     def _who_is_lost(self) -> str:

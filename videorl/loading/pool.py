@@ -1,8 +1,8 @@
 """Batches from worker processes that may meet bad files, crash or hang: such a sample is lost, the run is not.
 
 Each worker notes in shared memory which sample it is at. A worker that dies, or stays at one sample for longer than the
-timeout, is replaced, and so is its work. A sample that hangs its worker, or crashes two in a row, goes into quarantine.
-torch's DataLoader cannot do this: it ends the run, or (with no timeout) waits for ever.
+timeout while the main process waits, is replaced, and so is its work. A sample that hangs its worker, or crashes two in
+a row, goes into quarantine. torch's DataLoader cannot do this: it ends the run, or (with no timeout) waits for ever.
 """
 
 import logging
@@ -22,6 +22,9 @@ from videorl.loading.worker import IDLE, Fetch, Job, Loaded, work
 from videorl.registry import UserError
 
 log = logging.getLogger("videorl")
+
+
+LOOK = 0.5  # seconds between two looks at the workers
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class Loader:
 
     def run(self, jobs: list[Job]) -> Iterator[dict | None]:
         """The batch of each job, in order. An evaluation with too many bad samples ends early: it cannot be saved."""
-        for loaded in self.pool.run(jobs) if self.pool else map(self.fetch, jobs):
-            self.quarantine.add(loaded.bad)
+        for job, loaded in zip(jobs, self.pool.run(jobs) if self.pool else map(self.fetch, jobs), strict=True):
+            self.quarantine.add(loaded.bad, job.step + 1 if self.training else None)
             if self.quarantine.too_many and not self.training:
                 return
             pin = self.workers.pin_memory and loaded.batch is not None
@@ -77,14 +80,20 @@ class Worker:
         its_pipe.close()
         its_memories.close()
         self.pending: dict[int, Job] = {}
+        self.seen_at, self.silent = (IDLE, 0.0), 0.0
 
     @property
     def sample(self) -> int:
         return int(self.at[0])
 
-    def silent(self) -> float:
-        """Seconds it has been at its sample."""
-        return time.monotonic() - self.at[1] if self.sample != IDLE else 0.0
+    def look(self, waited: float) -> None:
+        """Counts in `silent` the seconds that the main process `waited` while it stayed at one sample.
+
+        Not the time since it came there: a run that is suspended as a whole (Ctrl-Z, a queue system) is at no fault.
+        """
+        at = tuple(self.at)
+        self.silent = self.silent + waited if at == self.seen_at and self.sample != IDLE else 0.0
+        self.seen_at = at
 
     def receive(self) -> tuple[int, Loaded]:
         """Number and result of a job. Raises what the job raised, and `EOFError` or `OSError` if the worker died."""
@@ -147,7 +156,10 @@ class Pool:
 
     def _receive(self, ready: dict[int, Loaded], first: int) -> None:
         handles = {w.pipe: w for w in self.workers} | {w.process.sentinel: w for w in self.workers}
-        for worker in {handles[h] for h in wait(list(handles), timeout=0.5)}:
+        begun = time.monotonic()
+        heard = wait(list(handles), timeout=LOOK)
+        waited = min(time.monotonic() - begun, 2 * LOOK)  # longer ones are those of a process that was stopped
+        for worker in {handles[h] for h in heard}:
             try:
                 while worker.pipe.poll():
                     number, loaded = worker.receive()
@@ -159,7 +171,9 @@ class Pool:
                 worker.process.join(1.0)
             if not worker.process.is_alive():
                 self._replace(worker, "crash")
-        for worker in [w for w in self.workers if w.silent() > self.settings.timeout]:
+        for worker in self.workers:
+            worker.look(waited)
+        for worker in [w for w in self.workers if w.silent > self.settings.timeout]:
             self._replace(worker, "hang")
 
     def _replace(self, worker: Worker, stage: str) -> None:

@@ -43,8 +43,8 @@ class Quarantine:
         self.rows: dict[int, dict] = {}
         self.untold: set[int] = set()
 
-    def add(self, bad: Iterable[Bad]) -> None:
-        """Counts what this rank has met."""
+    def add(self, bad: Iterable[Bad], step: int | None = None) -> None:
+        """Takes down what this rank has met, at optimizer step `step` of training, counted from 1."""
         for b in bad:
             if b.index not in self.rows:
                 self.rows[b.index] = {
@@ -53,11 +53,12 @@ class Quarantine:
                     "error": b.error,
                     "stage": b.stage,
                     "first_seen": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                    "count": 0,
+                    "met": [],
                 }
                 self.untold.add(b.index)
                 self._say(b)
-            self.rows[b.index]["count"] += 1
+            if step is not None and step not in self.rows[b.index]["met"]:
+                self.rows[b.index]["met"].append(step)
 
     def _say(self, bad: Bad) -> None:
         if len(self.rows) <= SAID:
@@ -66,7 +67,7 @@ class Quarantine:
 
     def tell(self) -> dict[int, dict]:
         """What this rank has met since the last call and was not told of, for `hear` on the others."""
-        told = {index: {**self.rows[index], "count": 0} for index in sorted(self.untold)}
+        told = {index: {**self.rows[index], "met": []} for index in sorted(self.untold)}
         self.untold.clear()
         return told
 
@@ -111,17 +112,17 @@ class Quarantine:
         raise UserError(f"{found}, and among the last ones, from all over the data set, none was good: {listed}")
 
     def take(self) -> list[dict]:
-        """What was added since the last call, to be written."""
-        taken = [dict(row) for row in self.rows.values() if row["count"]]
+        """What was met at steps since the last call, to be written."""
+        taken = [dict(row) for row in self.rows.values() if row["met"]]
         for row in self.rows.values():
-            row["count"] = 0
+            row["met"] = []
         return taken
 
 
 def write(path: Path, rows: Iterable[dict]) -> bool:
-    """Adds rows to `quarantine.jsonl`: one line per data set and file, counts summed with those of earlier runs.
+    """Adds rows to `quarantine.jsonl`: one line per data set and file, with the steps at which any run `met` it.
 
-    Returns whether it could; a warning says why not.
+    `count` is their number, 1 where no training met it. Returns whether it could; a warning says why not.
     """
     try:
         if rows := list(rows):
@@ -136,8 +137,9 @@ def _merge_into(path: Path, rows: Iterable[dict]) -> None:
     merged: dict[tuple, dict] = {}
     old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for row in [*old, *rows]:
-        seen = merged.setdefault((row["dataset"], row["path"]), {**row, "count": 0})
-        seen["count"] += row["count"]
+        seen = merged.setdefault((row["dataset"], row["path"]), {**row, "met": []})
+        seen["met"] = sorted({*seen["met"], *row["met"]})
+        seen["count"] = max(len(seen["met"]), 1)
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in merged.values()))
     os.replace(temporary, path)
