@@ -158,7 +158,7 @@ def test_import_rule_tells_allowed_from_forbidden(importer, imported, allowed):
 
 def test_what_others_wrote_reaches_no_terminal_as_it_is():
     """Names of files, labels, tensors go through `log.say` and log lines, which escape what a terminal would obey."""
-    may_print = {"videorl/log.py", "videorl/dist.py", "videorl/engine/watch.py", "tools/make_toy.py"}
+    may_print = {"videorl/log.py", "videorl/console.py", "tools/make_toy.py"}
     printing = {
         _name(path)
         for path in SOURCES

@@ -70,7 +70,7 @@ def test_a_resumed_run_forgets_the_steps_it_does_again(tmp_path):
     metrics.forget_after(5.5)
     assert list(tmp_path.iterdir()) == []
     for step in range(1, 8):
-        metrics.note("nonfinite.jsonl", {"step": step - 1, "loss": "nan"})
+        metrics.note("nonfinite.jsonl", {"step": step - 1, "loss": "nan", "samples": [3]})
         metrics.train({**ROW, "step": step}, STATS)
         if step in (5, 7):
             metrics.evaluated({"name": "val", "step": step}, {"_type": "val_epoch"})

@@ -179,10 +179,9 @@ def _cut(line: str, until: float) -> str:
 
 def _when(row: dict) -> float:
     """Steps done when a line of metrics, stats, or steps that were not finite was written."""
-    kind = row.get("kind", row.get("_type"))
-    if kind is None:  # not finite: the number of the step that was at work
+    if "samples" in row:  # a step that was not finite, which bears the number of steps before it
         return row["step"] + 1
-    return row["step"] + (0 if kind in ("train", "train_iter_") else EVALUATION)
+    return row["step"] + (0 if row.get("kind", row.get("_type")) in ("train", "train_iter_") else EVALUATION)
 
 
 def _rows(file: Path) -> list[dict]:
