@@ -38,12 +38,8 @@ MAY_IMPORT = {
     },
     # The engine reaches components through the registries; these are none, but the way from samples to a step
     "engine": {
-<<<<<<< HEAD
-        *("registry", "spec", "settings", "config", "dist", "checkpoint", "convert", "log", "metrics", "report"),
-=======
-        *("registry", "spec", "config", "console", "dist", "checkpoint", "convert", "log", "metrics"),
+        *("registry", "spec", "settings", "config", "console", "dist", "checkpoint", "convert", "log", "metrics"),
         *("report",),
->>>>>>> 0307e77 (A suspended run loses nothing, logs are cut back by one rule, bar and log lines share the console, which may be full)
         *("clip.masks", "clip.mixup", "clip.regions", "data.joint", "loading"),
     },
 }
