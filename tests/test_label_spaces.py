@@ -75,7 +75,7 @@ def test_what_losses_refuse(words, said):
     [
         (["MULTI.HEAD_HIDDEN", 8], "are for two or more entries of DATASETS"),
         ([*TWO, "TRAIN.DATASET", "a", "MULTI.HEAD_HIDDEN", -3], "MULTI.HEAD_HIDDEN -3"),
-        ([*TWO, "TRAIN.DATASET", "a", "DATASETS.a.NUM_CLASSES", 0], "data set a: NUM_CLASSES 0"),
+        ([*TWO, "TRAIN.DATASET", "a", "DATASETS.a.NUM_CLASSES", 0], "DATASETS.a.NUM_CLASSES 0"),
         (
             ["DATASETS.train.NAME", "mit", "DATASETS.train.NUM_CLASSES", 2, *TWO, "TRAIN.DATASET", "a"],
             "cannot be called train",

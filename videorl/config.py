@@ -4,10 +4,13 @@ The tree is a yacs `CfgNode` with PySlowFast's node and key names. Global keys s
 components come from their signatures (see `registry.py`). Nothing changes the tree after `load`.
 """
 
+import functools
 import itertools
 import logging
 import re
+import typing
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -23,6 +26,7 @@ from videorl.registry import (
     REQUIRED,
     Entry,
     Key,
+    Range,
     Registry,
     UserError,
     did_you_mean,
@@ -36,30 +40,48 @@ DEFAULTS = Path(__file__).with_name("defaults.yaml")
 BEST_METRICS = frozenset(dialect.BEST_METRICS.values())  # values of TRAIN.BEST_METRIC that nobody need have asked for
 ALL = "all"  # as a data set: every entry of DATASETS
 
+
+def _own(name: str, kind: object, default: object, doc: str, limits: str = "") -> Key:
+    return Key(name, kind, default, doc, range=Range(limits) if limits else None)
+
+
 # Maps of named components: node -> (registry, keys that every entry has beside those of the component).
 MAPS: dict[str, tuple[Registry, dict[str, Key]]] = {
-    "DATASETS": (
-        DATASETS,
-        {
-            "NUM_CLASSES": Key("NUM_CLASSES", int, REQUIRED, "classes of this data set's label space"),
-            "REPLICAS": Key("REPLICAS", int, 1, "times an epoch of all data sets goes through this one"),
-            "TEST_CLIPS": Key("TEST_CLIPS", int, 0, "clips along time of a test video; 0: TEST.NUM_ENSEMBLE_VIEWS"),
-            "TEST_CROPS": Key("TEST_CROPS", int, 0, "crops of each test clip; 0: TEST.NUM_SPATIAL_CROPS"),
-        },
-    ),
-    "LOSSES": (LOSSES, {"WEIGHT": Key("WEIGHT", float, 1.0, "factor of this loss in the sum")}),
-    "EVALS": (
-        EVALS,
-        {
-            "DATASET": Key("DATASET", str, REQUIRED, "registered data set, an entry of DATASETS, or all of those"),
-            "SPLIT": Key("SPLIT", str, "val", "train | val | test"),
-            "EVERY": Key("EVERY", int, 0, "epochs between two runs while training; 0: none"),
-            "AT_TEST": Key("AT_TEST", bool, True, "run when TEST.ENABLE is on"),
-            "CLIPS": Key("CLIPS", int, 1, "clips along time of each video; 0: TEST_CLIPS of the data set, or TEST's"),
-            "CROPS": Key("CROPS", int, 1, "crops of a clip: 1, 3, of hmdb51 2 (mirrored); 0: TEST_CROPS or TEST's"),
-            "BATCH_SIZE": Key("BATCH_SIZE", int, 0, "clips in one forward pass; 0: TEST.BATCH_SIZE"),
-        },
-    ),
+    kind: (what, {key.name: key for key in keys})
+    for kind, what, keys in (
+        (
+            "DATASETS",
+            DATASETS,
+            (
+                _own("NUM_CLASSES", int, REQUIRED, "classes of this data set's label space", ">= 1"),
+                _own("REPLICAS", int, 1, "times an epoch of all data sets goes through this one", ">= 1"),
+                _own("TEST_CLIPS", int, 0, "clips along time of a test video; 0: TEST.NUM_ENSEMBLE_VIEWS", ">= 0"),
+                _own("TEST_CROPS", int, 0, "crops of each test clip; 0: TEST.NUM_SPATIAL_CROPS", ">= 0, <= 3"),
+            ),
+        ),
+        ("LOSSES", LOSSES, (_own("WEIGHT", float, 1.0, "factor of this loss in the sum", ">= 0"),)),
+        (
+            "EVALS",
+            EVALS,
+            (
+                _own("DATASET", str, REQUIRED, "registered data set, an entry of DATASETS, or all of those"),
+                _own("SPLIT", typing.Literal["train", "val", "test"], "val", "part of the data set"),
+                _own("EVERY", int, 0, "epochs between two runs while training; 0: none", ">= 0"),
+                _own("AT_TEST", bool, True, "run when TEST.ENABLE is on"),
+                _own(
+                    "CLIPS", int, 1, "clips along time of each video; 0: TEST_CLIPS of the data set, or TEST's", ">= 0"
+                ),
+                _own(
+                    "CROPS",
+                    int,
+                    1,
+                    "crops of a clip: 1, 3, of hmdb51 2 (mirrored); 0: TEST_CROPS or TEST's",
+                    ">= 0, <= 3",
+                ),
+                _own("BATCH_SIZE", int, 0, "clips in one forward pass; 0: TEST.BATCH_SIZE", ">= 0"),
+            ),
+        ),
+    )
 }
 
 
@@ -93,7 +115,6 @@ def load(
     cfg = build_tree([Setting(path, value, "default") for path, value in sugar] + settings)
     _check_entries(cfg)
     _check_names(cfg, settings)
-    _check_counts(cfg, settings)
     _tell_unread(cfg, settings)
     cfg.freeze()
     return cfg
@@ -135,10 +156,12 @@ def valid(found: Mapping[str, object], source: str) -> tuple[list[Setting], list
 
 
 def _checked(setting: Setting, schema: Mapping[tuple[str, ...], Key]) -> object:
-    key = schema.get(setting.path)
+    key, name = schema.get(setting.path), ".".join(setting.path)
     if key is not None:
-        return convert(setting.value, key.type, ".".join(setting.path), setting.where)
-    name = ".".join(setting.path)
+        value = convert(setting.value, key.type, name, setting.where)
+        if key.range and not key.range.holds(value):
+            raise UserError(f"{setting.where}: {name} {shown(value)}: expected {key.range.text}")
+        return value
     if _is_node(setting.path, schema):
         raise _not_a_value(setting)
     known = [".".join(path[:depth]) for path in schema for depth in range(1, len(path) + 1)] + list(dialect.RULES)
@@ -177,13 +200,21 @@ def _entry_node(path: tuple[str, ...], given: list[Setting]) -> CfgNode:
         entry = what[name]
     except UserError as error:
         raise UserError(f"{where}: {'.'.join(path)}.NAME: {error}") from None
-    schema = {(*path, key.name): key for key in [*common.values(), *entry.keys.values()]}
+    schema = {(*path, key.name): _with_range(key) for key in [*common.values(), *entry.keys.values()]}
     node = CfgNode({"NAME": name})
     for key in [*common.values(), *(k for k in entry.keys.values() if not k.bound and not entry.node)]:
         node[key.name] = _copy(key.default)
     for setting in kept:
         node[setting.path[-1]] = _checked(setting, schema)
     return node
+
+
+def _with_range(key: Key) -> Key:
+    """A key that is bound to a global one, with what that one may be."""
+    if not key.bound:
+        return key
+    bound = global_schema()[tuple(key.bound.split("."))]
+    return replace(key, type=bound.type, range=bound.range)
 
 
 def _check_entries(cfg: CfgNode) -> None:
@@ -222,13 +253,6 @@ def _check_names(cfg: CfgNode, settings: list[Setting]) -> None:
         )
 
 
-def _check_counts(cfg: CfgNode, settings: list[Setting]) -> None:
-    where = {setting.path: setting.where for setting in settings}
-    for path in (("DATA", "TRAIN_CROP_NUM_TEMPORAL"), ("AUG", "NUM_SAMPLE")):
-        if (count := _get(cfg, path)) < 1:
-            raise UserError(f"{where[path]}: {'.'.join(path)} {count}: expected 1 or more")
-
-
 # Keys that are short for others, which a config may give in full, as do those that a run leaves behind.
 SHORT_FOR = {
     ("TRAIN", "EVAL_PERIOD"): ("EVALS", "val", "EVERY"),
@@ -256,15 +280,34 @@ def _tell_unread(cfg: CfgNode, settings: list[Setting]) -> None:
 # ----------------------------------------------------------------------------------------------------------- schema
 
 
-def global_schema() -> dict[tuple[str, ...], Key]:
-    """Path to key of everything in `defaults.yaml`; the comment beside a key, and its lines below, are its meaning."""
+@functools.cache
+def global_schema() -> Mapping[tuple[str, ...], Key]:
+    """Path to key of everything in `defaults.yaml`.
+
+    The comment beside a key, and its lines below, are its meaning. It may begin with what the key may be, in brackets:
+    a range of numbers (see `Range`), or words: `(sgd | adam)`.
+    """
     lines = DEFAULTS.read_text(encoding="utf-8").splitlines()
     schema = {}
     for setting in parse(DEFAULTS):
         default = CfgNode() if setting.value == {} else setting.value
-        doc = _comment(lines[setting.line - 1 :])
-        schema[setting.path] = Key(setting.path[-1], _type_of(setting.path, default), default, doc)
+        limits, doc = re.fullmatch(r"(?:\(([^)]*)\) )?(.*)", _comment(lines[setting.line - 1 :])).groups()
+        kind, limits = _limited(_type_of(default), limits)
+        schema[setting.path] = Key(setting.path[-1], kind, default, doc, range=limits)
     return schema
+
+
+def _type_of(default):
+    if isinstance(default, list):
+        return list[type(default[0])] if default else list[float]
+    return type(default)
+
+
+def _limited(kind: type, limits: str | None) -> tuple[object, Range | None]:
+    """Type and range of a global key: `1 | 3` -> one of these, `>= 1` -> a number of that range."""
+    if limits and " | " in limits:
+        return typing.Literal[tuple(kind(word.strip('"')) for word in limits.split(" | "))], None
+    return kind, Range(limits) if limits else None
 
 
 def _comment(lines: list[str]) -> str:
@@ -272,12 +315,6 @@ def _comment(lines: list[str]) -> str:
     below = itertools.takewhile(lambda line: line.lstrip().startswith("# "), lines[1:])
     parts = [lines[0].partition(" # ")[2], *(line.partition("# ")[2] for line in below)]
     return " ".join(part.strip() for part in parts)
-
-
-def _type_of(path, default):
-    if isinstance(default, list):
-        return list[type(default[0])] if default else list[float]
-    return type(default)
 
 
 def component_schema() -> dict[tuple[str, ...], Key]:
@@ -318,7 +355,8 @@ def _describe_key(path, key: Key) -> str:
         if key.default is REQUIRED
         else yaml.safe_dump(_plain(key.default), default_flow_style=True).split("\n")[0]
     )
-    return f"{'.'.join(path)}  ({type_name(key.type)}, default {default})\n    {key.doc}"
+    kind = f"{type_name(key.type)} {key.range.text}" if key.range else type_name(key.type)
+    return f"{'.'.join(path)}  ({kind}, default {default})\n    {key.doc}"
 
 
 # ------------------------------------------------------------------------------------------- what components receive

@@ -1,13 +1,14 @@
 """The five registries, and the schema that a registered thing gives by its own signature.
 
 A registered callable is `thing(spec, ..., *, key=default, ...)`: its keyword-only parameters are its config keys.
-The key `DEPTH` of a node is the parameter `depth`; type and default come from the signature, the meaning from the
-line `depth: ...` under `Keys:` in its docstring. A key that nobody reads can therefore not exist.
+The key `DEPTH` of a node is the parameter `depth`; type, range (`depth: Count`) and default come from the signature,
+the meaning from the line `depth: ...` under `Keys:` in its docstring. A key that nobody reads can therefore not exist.
 """
 
 import difflib
 import importlib
 import inspect
+import operator
 import pkgutil
 import re
 import sys
@@ -31,15 +32,58 @@ class UserError(Exception):
         return printable(super().__str__())
 
 
+class Range:
+    """What a number may be, in the one form that signatures, `defaults.yaml` and `--help-config` have in common.
+
+    `>= 0, < 1`: bounds of a number, or of each number of a list. `2 numbers > 0, rising`: also how many the list has
+    (`0 or 2 numbers`) and that none is below the one before it. `rows of a block, 3 numbers >= 1`: each list of a list
+    begins with the number of a block, and this is about the others.
+    """
+
+    FORM = re.compile(
+        r"(rows of a block, )?(?:(\d+)(?: or (\d+))? numbers?)? ?((?:[<>]=? -?[\d.e-]+(?:, )?)*)(rising)?"
+    )
+    HOLDS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+
+    def __init__(self, text: str):
+        match = self.FORM.fullmatch(text)
+        if not text or not match:
+            raise ValueError(f"range {text!r}: expected a form such as `>= 0, < 1` or `2 numbers > 0, rising`")
+        self.text, self.rows, self.rising = text, bool(match[1]), bool(match[5])
+        self.counts = {int(count) for count in match.group(2, 3) if count}
+        self.bounds = [(sign, float(bound)) for sign, bound in re.findall(r"([<>]=?) ([^, ]+)", match[4])]
+
+    def holds(self, value: object) -> bool:
+        """None, of keys that may be empty, holds always."""
+        if self.rows:
+            return all(row and row[0] >= 0 and row[0] == int(row[0]) and self._holds(row[1:]) for row in value)
+        return value is None or self._holds(value)
+
+    def _holds(self, value) -> bool:
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if (self.counts and len(numbers) not in self.counts) or (self.rising and sorted(numbers) != list(numbers)):
+            return False
+        return all(self.HOLDS[sign](number, bound) for number in numbers for sign, bound in self.bounds)
+
+
+# The usual ones, for signatures.
+Count = typing.Annotated[int, Range(">= 1")]
+Whole = typing.Annotated[int, Range(">= 0")]
+Positive = typing.Annotated[float, Range("> 0")]
+NonNegative = typing.Annotated[float, Range(">= 0")]
+Share = typing.Annotated[float, Range(">= 0, <= 1")]
+
+
 @dataclass(frozen=True)
 class Key:
-    """One config key: its upper-case name, type, default, meaning, and the global key it is bound to, if any."""
+    """One config key: its upper-case name, type, default, meaning, the global key it is bound to, if any, and range."""
 
     name: str
     type: object
     default: object
     doc: str
     bound: str = ""
+    range: Range | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +161,7 @@ def _keys_of(thing, bound: Mapping[str, str]) -> dict[str, Key]:
 
 def _parameters(thing) -> dict[str, Key]:
     init = thing.__init__ if inspect.isclass(thing) else thing
-    types, docs = typing.get_type_hints(init), _key_docs(inspect.getdoc(thing) or "")
+    types, docs = typing.get_type_hints(init, include_extras=True), _key_docs(inspect.getdoc(thing) or "")
     parameters = inspect.signature(thing).parameters.values()
     more = inspect.isclass(thing) and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
     keys = _parameters(thing.__base__) if more else {}
@@ -128,8 +172,16 @@ def _parameters(thing) -> dict[str, Key]:
         if name not in types:
             raise TypeError(f"{thing}: the keyword-only parameter {name!r} is a config key and needs a type annotation")
         doc = docs.get(name) or (keys[key].doc if key in keys else "")
-        keys[key] = Key(key, types[name], parameter.default, doc)
+        kind, limits = _without_range(types[name])
+        keys[key] = Key(key, kind, parameter.default, doc, range=limits)
     return keys
+
+
+def _without_range(kind) -> tuple[object, Range | None]:
+    """`Annotated[int, Range(">= 1")]` -> int and the range."""
+    if typing.get_origin(kind) is not typing.Annotated:
+        return kind, None
+    return kind.__origin__, next((extra for extra in kind.__metadata__ if isinstance(extra, Range)), None)
 
 
 def _key_docs(doc: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from videorl import registry
-from videorl.registry import UserError
+from videorl.registry import UserError, did_you_mean
 
 log = logging.getLogger("videorl")
 
@@ -150,8 +150,10 @@ def convert(value: object, kind: object, name: str, where: str) -> object:
     due. Raises `UserError` naming key and place."""
     try:
         return _convert(value, kind)
-    except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError):
-        raise UserError(f"{where}: {name} must be {type_name(kind)}, found {shown(value)}") from None
+    except (TypeError, ValueError, SyntaxError, OverflowError, RecursionError, MemoryError):
+        words = [word for word in typing.get_args(kind) if isinstance(word, str)]
+        hint = did_you_mean(value[:80], words) if isinstance(value, str) else ""
+        raise UserError(f"{where}: {name} must be {type_name(kind)}, found {shown(value)}{hint}") from None
 
 
 def shown(value: object) -> str:
@@ -166,7 +168,9 @@ def _convert(value, kind):
     if origin in (typing.Union, types.UnionType):
         return None if _is_none(value) else _convert(value, next(a for a in args if a is not type(None)))
     if origin is typing.Literal:
-        chosen = _convert(value, type(args[0]))
+        # YAML reads the words on and off as true and false.
+        word = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+        chosen = _convert(word, type(args[0]))
         if chosen not in args:
             raise ValueError
         return chosen
@@ -207,7 +211,7 @@ def _to_bool(value):
 
 def _to_int(value):
     number = _to_float(value)
-    if number != int(number):
+    if number != int(number) or abs(number) >= 2**63:
         raise ValueError
     return int(value) if isinstance(value, (int, str)) and str(value).lstrip("+-").isdigit() else int(number)
 
@@ -231,5 +235,5 @@ def _to_str(value):
 
 def type_name(kind) -> str:
     if typing.get_origin(kind) is typing.Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(kind)))
+        return "one of " + ", ".join(str(word) or '""' for word in typing.get_args(kind))
     return getattr(kind, "__name__", str(kind)) if not typing.get_args(kind) else str(kind).replace("typing.", "")

@@ -148,7 +148,6 @@ def test_moments_of_no_length_and_past_the_end_give_clips(root):
 def test_keys_that_cannot_be_are_refused(root):
     rows = [("vidA", 0.5, 1.5, "cuts")]
     for keys, said in (
-        ({"chunk_seconds": -1}, "EGO4D.CHUNK_SECONDS -1: expected the length"),
         ({"metadata": ""}, "EGO4D.METADATA '': no such file"),
         ({"metadata_aux": ("x.pkl",)}, r"EGO4D.METADATA_AUX\[0\] 'x.pkl': no such file"),
     ):

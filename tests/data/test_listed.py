@@ -201,7 +201,6 @@ def test_missing_lists_and_folders_are_refused(read, tmp_path):
         ({"sampling": "spares"}, r"VIDEO_LIST\.SAMPLING 'spares': expected dense or sparse; did you mean sparse\?"),
         ({"frame_name": "img_{:05}.jpg"}, r"VIDEO_LIST\.FRAME_NAME .*: expected a name with one number"),
         ({"frame_name": "%d/%d.jpg"}, r"VIDEO_LIST\.FRAME_NAME"),
-        ({"val_skip": 0}, r"DATA\.VAL_SKIP 0"),
         ({"spec": dataclasses.replace(SPEC, views=Views(1, 2))}, "number of spatial crops"),
     ],
 )

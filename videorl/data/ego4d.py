@@ -15,7 +15,7 @@ from videorl.data import narrations
 from videorl.data.lists import checked_root
 from videorl.data.moments import Moments, for_val
 from videorl.data.text import tokenizer
-from videorl.registry import DATASETS, UserError
+from videorl.registry import DATASETS, Whole
 from videorl.spec import Spec
 from videorl.video.errors import VideoError
 
@@ -50,14 +50,10 @@ class Ego4D(Moments):
         metadata: str = "",
         metadata_val: str = "",
         metadata_aux: tuple[str, ...] = (),
-        chunk_seconds: int = 300,
+        chunk_seconds: Whole = 300,
         narration_selection: Literal["random", "concat"] = "random",
         frames: Literal["parts", "middles"] = "parts",
     ):
-        if chunk_seconds < 0:
-            raise UserError(
-                f"EGO4D.CHUNK_SECONDS {chunk_seconds}: expected the length of a chunk, or 0 for whole files"
-            )
         if split == "train":
             names = {"METADATA": metadata, **{f"METADATA_AUX[{k}]": name for k, name in enumerate(metadata_aux)}}
         else:

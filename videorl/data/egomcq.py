@@ -14,7 +14,7 @@ import torch
 from videorl.data.lists import checked_root
 from videorl.data.moments import Moments
 from videorl.data.text import tokenizer
-from videorl.registry import DATASETS, UserError
+from videorl.registry import DATASETS, UserError, Whole
 from videorl.spec import Spec
 
 INTER, INTRA = 1, 2  # codes of `types`: the choices are of several videos, or of one
@@ -75,7 +75,7 @@ class EgoMCQ(Moments):
         *,
         root: str = "",
         metadata: str = "",
-        chunk_seconds: int = 300,
+        chunk_seconds: Whole = 300,
         frames: Literal["parts", "middles"] = "parts",
     ):
         if split == "train":

@@ -16,7 +16,7 @@ import torch
 from videorl.data.captions import CaptionFiles, CaptionIndex, name_of
 from videorl.data.lists import check_paths, checked_root, read_list
 from videorl.data.text import Tokenizer
-from videorl.registry import DATASETS, UserError
+from videorl.registry import DATASETS, Count, NonNegative, UserError
 from videorl.spec import Spec
 from videorl.video.spans import Crop, Spans
 
@@ -113,15 +113,13 @@ class HowTo100M:
         video_root: str = "",
         caption_root: str = "",
         caption_index: str = "",
-        num_candidates: int = 4,
-        min_time: float = 5.0,
+        num_candidates: Count = 4,
+        min_time: NonNegative = 5.0,
         crop_only: bool = True,
         center_crop: bool = False,
     ):
         if split != "train":
             raise UserError(f"howto100m has no split {split!r}, only train; evaluate on youcook2, msrvtt or hmdb51")
-        if num_candidates < 1:
-            raise UserError(f"HOWTO100M.NUM_CANDIDATES {num_candidates}: expected 1 or more")
         self.spec, self.split, self.epoch = spec, split, 0
         self.tokenize = Tokenizer(dictionary, max_words)
         self.root = checked_root(video_root, "HOWTO100M.VIDEO_ROOT")

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from videorl.registry import UserError
 from videorl.spec import Spec
 
 
@@ -22,10 +21,6 @@ class Joint:
     """
 
     def __init__(self, spec: Spec, parts: Mapping[str, object], replicas: Mapping[str, int]):
-        if wrong := {name: r for name, r in replicas.items() if r < 1}:
-            raise UserError(
-                f"DATASETS: REPLICAS {wrong}: expected 1 or more; to leave a data set out, remove its entry"
-            )
         self.spaces, self.parts = list(spec.labels), dict(parts)
         self.split = next(iter(parts.values())).split
         self.before = np.cumsum([0, *spec.labels.values()])  # columns in front of each label space

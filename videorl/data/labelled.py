@@ -54,8 +54,6 @@ class Labelled(ClipDataset):
         val_skip: int,
     ):
         check_views(spec.views.crops)
-        if val_skip < 1:
-            raise UserError(f"DATA.VAL_SKIP {val_skip}: expected 1 (every line of val.csv) or more")
         root = os.path.abspath(root or annotations)
         file = Path(annotations) / f"{split}.csv"
         rows = read_csv(file, root, separator, num_classes, multi_label or self.lists, spec.reading.allow_outside_root)

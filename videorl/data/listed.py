@@ -293,7 +293,7 @@ class VideoList(ClipDataset):
         frame_name: str = "img_%05d.jpg",
     ):
         check_views(spec.views.crops)
-        _check_keys(sampling, frame_name, val_skip)
+        _check_keys(sampling, frame_name)
         if spec.space in spec.several:
             raise UserError("video_list reads one label a line, found DATA.MULTI_LABEL True; turn it off")
         self.sampling, self.frame_name = sampling, frame_name
@@ -332,14 +332,12 @@ class VideoList(ClipDataset):
         return sampling.strided_view(video.num_frames, frames=clip.frames, rate=clip.rate, view=k, views=views)
 
 
-def _check_keys(sampling: str, frame_name: str, val_skip: int) -> None:
+def _check_keys(sampling: str, frame_name: str) -> None:
     if sampling not in SAMPLINGS:
         hint = did_you_mean(sampling, SAMPLINGS)
         raise UserError(f"VIDEO_LIST.SAMPLING {sampling!r}: expected {' or '.join(SAMPLINGS)}{hint}")
     if not re.fullmatch(r"[^%]*%(0[0-9]+)?d[^%]*", frame_name):
         raise UserError(f"VIDEO_LIST.FRAME_NAME {frame_name!r}: expected a name with one number, such as img_%05d.jpg")
-    if val_skip < 1:
-        raise UserError(f"DATA.VAL_SKIP {val_skip}: expected 1 (every line of val.csv) or more")
 
 
 def _warn_of_labels(file: Path, layout: Layout, folders: Sequence[Part], frames: int) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from videorl.data.lists import check_paths, checked_root, read_list, text_of
 from videorl.data.text import Tokenizer
-from videorl.registry import DATASETS, UserError
+from videorl.registry import DATASETS, Count, UserError
 from videorl.spec import Spec
 from videorl.video.reader import open_video
 from videorl.video.spans import Crop, PastEnd, Spans, stacked
@@ -129,7 +129,7 @@ class YouCook2(Windows):
         dictionary: str,
         annotations: str = "",
         video_root: str = "",
-        max_words: int = 30,
+        max_words: Count = 30,
     ):
         self.tokenize = Tokenizer(dictionary, max_words)
         root = checked_root(video_root, "YOUCOOK2.VIDEO_ROOT")
@@ -185,7 +185,7 @@ class MSRVTT(Windows):
         dictionary: str,
         annotations: str = "",
         video_root: str = "",
-        max_words: int = 30,
+        max_words: Count = 30,
     ):
         self.tokenize = Tokenizer(dictionary, max_words)
         root = checked_root(video_root, "MSRVTT.VIDEO_ROOT")

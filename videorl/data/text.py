@@ -52,8 +52,6 @@ class Tokenizer:
     padding = 0
 
     def __init__(self, dictionary: str, max_words: int):
-        if max_words < 1:
-            raise UserError(f"MAX_WORDS {max_words}: expected 1 or more")
         self.numbers, self.max_words = read_dictionary(dictionary), max_words
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:

@@ -258,15 +258,11 @@ def _plan(cfg) -> Plan:
     """TRAIN.BATCH_SIZE divided over the processes that TRAIN.BATCH_SIZE_SCOPE names."""
     scopes = {"machine": dist.local_size(), "global": dist.world_size()}
     scope = cfg.TRAIN.BATCH_SIZE_SCOPE
-    if scope not in scopes:
-        raise UserError(f"TRAIN.BATCH_SIZE_SCOPE {scope!r}: expected machine or global")
-    if cfg.TRAIN.BATCH_SIZE < 1 or cfg.TRAIN.BATCH_SIZE % scopes[scope]:
+    if cfg.TRAIN.BATCH_SIZE % scopes[scope]:
         raise UserError(
             f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} cannot be shared by {scopes[scope]} processes"
             f" (scope {scope}); make it a multiple of {scopes[scope]}"
         )
-    if cfg.TRAIN.GRAD_ACCU_NUM_BATCH < 1:
-        raise UserError(f"TRAIN.GRAD_ACCU_NUM_BATCH {cfg.TRAIN.GRAD_ACCU_NUM_BATCH}: expected 1 or more")
     size = cfg.TRAIN.BATCH_SIZE // scopes[scope]
     return Plan(size, cfg.TRAIN.GRAD_ACCU_NUM_BATCH, dist.rank(), dist.world_size())
 

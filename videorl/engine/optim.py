@@ -10,7 +10,7 @@ from videorl.registry import UserError
 
 def lr_factor(solver, machines: int, clips: int) -> float:
     """What BASE_LR, WARMUP_START_LR and COSINE_END_LR are multiplied by, with `clips` in an optimizer step."""
-    if solver.BASE_LR_BATCH < 0 or (solver.BASE_LR_BATCH and solver.BASE_LR_SCALE_NUM_SHARDS):
+    if solver.BASE_LR_BATCH and solver.BASE_LR_SCALE_NUM_SHARDS:
         raise UserError(
             f"SOLVER.BASE_LR_BATCH {solver.BASE_LR_BATCH}: expected clips in a step, or 0;"
             " it scales the learning rate, so BASE_LR_SCALE_NUM_SHARDS must be off"
@@ -42,14 +42,10 @@ def _policy(solver, epoch: float) -> float:
         if offset >= solver.MAX_EPOCH:
             raise UserError(f"SOLVER.WARMUP_EPOCHS {offset:g} must be below SOLVER.MAX_EPOCH {solver.MAX_EPOCH}")
         return _cosine(solver.BASE_LR, solver.COSINE_END_LR, (epoch - offset) / (solver.MAX_EPOCH - offset))
-    if solver.LR_POLICY == "steps_with_relative_lrs":
-        if not solver.STEPS or solver.STEPS[0] != 0 or len(solver.LRS) < len(solver.STEPS):
-            raise UserError(
-                f"SOLVER.STEPS {solver.STEPS} must begin with 0 and have one of SOLVER.LRS {solver.LRS} each"
-            )
-        current = sum(epoch >= step for step in solver.STEPS) - 1
-        return solver.LRS[current] * solver.BASE_LR
-    raise UserError(f"SOLVER.LR_POLICY {solver.LR_POLICY!r}: expected cosine or steps_with_relative_lrs")
+    if not solver.STEPS or solver.STEPS[0] != 0 or len(solver.LRS) < len(solver.STEPS):
+        raise UserError(f"SOLVER.STEPS {solver.STEPS} must begin with 0 and have one of SOLVER.LRS {solver.LRS} each")
+    current = sum(epoch >= step for step in solver.STEPS) - 1
+    return solver.LRS[current] * solver.BASE_LR
 
 
 def weight_decay_at(solver, epoch: float) -> float:
@@ -125,8 +121,6 @@ def build_optimizer(cfg, model: nn.Module, objective: nn.Module) -> torch.optim.
             groups, lr=lr, momentum=solver.MOMENTUM, dampening=solver.DAMPENING, nesterov=nesterov, fused=False
         )
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    if solver.OPTIMIZING_METHOD not in kinds:
-        raise UserError(f"SOLVER.OPTIMIZING_METHOD {solver.OPTIMIZING_METHOD!r}: expected sgd, adam or adamw")
     return kinds[solver.OPTIMIZING_METHOD](groups, lr=lr, betas=tuple(solver.BETAS), eps=1e-8, fused=True)
 
 

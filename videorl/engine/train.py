@@ -25,7 +25,6 @@ def train(cfg, watch: Watch, tested: Mapping[str, object]) -> None:
 
     `tested`: title to data set of the test phase. Their annotations are compared between ranks now, not after days.
     """
-    _check_settings(cfg)
     determinism.set_level(cfg.DETERMINISM)
     state = State.build(cfg)
     trainer = Trainer(cfg, state, tested)
@@ -40,15 +39,6 @@ def train(cfg, watch: Watch, tested: Mapping[str, object]) -> None:
         trainer.meet(watch)
         trainer.end_epoch(watch)
     trainer.close()
-
-
-def _check_settings(cfg) -> None:
-    """Raises `UserError` for values that only the loop reads: it would meet them after hours, or not at all."""
-    for key, value in (("TRAIN.CHECKPOINT_PERIOD", cfg.TRAIN.CHECKPOINT_PERIOD), ("LOG_PERIOD", cfg.LOG_PERIOD)):
-        if value < 1:
-            raise UserError(f"{key} {value}: expected 1 or more")
-    if cfg.TRAIN.NONFINITE not in ("raise", "skip"):
-        raise UserError(f"TRAIN.NONFINITE {cfg.TRAIN.NONFINITE!r}: expected raise or skip")
 
 
 class Trainer:

@@ -6,7 +6,7 @@ import torch
 from videorl.evals.views import check_unmasked
 from videorl.metrics import HIGHER
 from videorl.metrics.probe import svm_scores
-from videorl.registry import EVALS, UserError
+from videorl.registry import EVALS, Positive, UserError
 
 TRAIN, TEST = 1, 2  # codes of a data set's `splits`
 
@@ -24,10 +24,8 @@ class Probe:
 
     metrics = {"top1": HIGHER, "split*_top1": HIGHER}
 
-    def __init__(self, spec, *, c: float = 100.0):
+    def __init__(self, spec, *, c: Positive = 100.0):
         check_unmasked(spec, "probe")
-        if c <= 0:
-            raise UserError(f"C {c}: expected more than 0")
         self.views, self.c = spec.views.clips * spec.views.crops, c
 
     @property

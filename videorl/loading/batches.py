@@ -8,10 +8,11 @@ any split.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from videorl.registry import BATCHES, UserError
+from videorl.registry import BATCHES, Range, UserError, Whole
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,15 @@ class Weighted(EpochOrder):
         epoch_length: videos of an epoch; 0: as many as the data sets have together
     """
 
-    def __init__(self, parts: Mapping[str, int], plan: Plan, seed: int, *, weights: list[float], epoch_length: int = 0):
+    def __init__(
+        self,
+        parts: Mapping[str, int],
+        plan: Plan,
+        seed: int,
+        *,
+        weights: Annotated[list[float], Range("> 0")],
+        epoch_length: Whole = 0,
+    ):
         _check_one_each("WEIGHTS", weights, parts)
         total = epoch_length // plan.machines or max(sum(parts.values()), plan.least)
         edges = np.rint(np.cumsum([0.0, *weights]) / sum(weights) * total).astype(int)
@@ -146,7 +155,15 @@ class Quota(EpochOrder):
         epoch_length: videos of an epoch; 0: until every data set was gone through at least once
     """
 
-    def __init__(self, parts: Mapping[str, int], plan: Plan, seed: int, *, quota: list[int], epoch_length: int = 0):
+    def __init__(
+        self,
+        parts: Mapping[str, int],
+        plan: Plan,
+        seed: int,
+        *,
+        quota: Annotated[list[int], Range(">= 1")],
+        epoch_length: Whole = 0,
+    ):
         _check_one_each("QUOTA", quota, parts)
         if plan.machines > 1:
             raise UserError("BATCHES.NAME quota: with DATA.LOCAL_SHARDS choose shuffled or weighted")

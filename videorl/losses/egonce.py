@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from videorl.losses.infonce import contrast, one_text_each, similarities
-from videorl.registry import LOSSES, UserError
+from videorl.registry import LOSSES, Positive, UserError
 
 
 @LOSSES.register("egonce")
@@ -22,7 +22,7 @@ class EgoNCE(nn.Module):
 
     coupled = True
 
-    def __init__(self, spec, *, temperature: float = 0.05, verbs: bool = True, nouns: bool = True):
+    def __init__(self, spec, *, temperature: Positive = 0.05, verbs: bool = True, nouns: bool = True):
         super().__init__()
         if temperature <= 0 or not (verbs or nouns):
             raise UserError("egonce expects TEMPERATURE above 0, and VERBS, NOUNS or both; with neither it is infonce")

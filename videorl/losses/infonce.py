@@ -5,12 +5,13 @@ With a temperature of its own for machine-written texts: Zhao et al., LaViLa, CV
 
 import logging
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videorl.registry import LOSSES, UserError
+from videorl.registry import LOSSES, NonNegative, Positive, Range, UserError
 
 log = logging.getLogger("videorl")
 
@@ -38,16 +39,14 @@ class InfoNCE(nn.Module):
         self,
         spec,
         *,
-        temperature: float = 0.07,
+        temperature: Positive = 0.07,
         learn_temperature: bool = True,
-        pseudo_temperature: float = 0.0,
+        pseudo_temperature: NonNegative = 0.0,
         learn_pseudo_temperature: bool = True,
-        max_scale: float = 100.0,
+        max_scale: Annotated[float, Range("> 1")] = 100.0,
         several_positives: bool = False,
     ):
         super().__init__()
-        if max_scale <= 1:
-            raise UserError(f"infonce MAX_SCALE {max_scale:g}: expected more than 1")
         self.largest, self.several_positives = math.log(max_scale), several_positives
         self.log_scale = self._scale("TEMPERATURE", temperature, learn_temperature)
         self.log_pseudo_scale = None

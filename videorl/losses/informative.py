@@ -7,7 +7,7 @@ of Transformers for Robust Action Recognition, NeurIPS 2022 (JunweiLiang/MultiTr
 import torch
 from torch import Tensor, nn
 
-from videorl.registry import LOSSES, UserError
+from videorl.registry import LOSSES, NonNegative, UserError
 
 
 @LOSSES.register("informative")
@@ -22,7 +22,9 @@ class Informative(nn.Module):
 
     coupled = True
 
-    def __init__(self, spec, *, std_weight: float = 25.0, covariance_weight: float = 1.0, learn_weight: bool = False):
+    def __init__(
+        self, spec, *, std_weight: NonNegative = 25.0, covariance_weight: NonNegative = 1.0, learn_weight: bool = False
+    ):
         super().__init__()
         self.std_weight, self.covariance_weight = std_weight, covariance_weight
         self.log_variance = nn.Parameter(torch.zeros(())) if learn_weight else None

@@ -5,12 +5,13 @@ Liang et al., Multi-dataset Training of Transformers for Robust Action Recogniti
 """
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videorl.registry import LOSSES, UserError
+from videorl.registry import LOSSES, NonNegative, Range, UserError
 from videorl.spec import Spec
 
 
@@ -36,8 +37,8 @@ class MultiHead(nn.Module):
         self,
         spec: Spec,
         *,
-        weights: list[float] = (),
-        projection_weight: float = 1.0,
+        weights: Annotated[list[float], Range(">= 0")] = (),
+        projection_weight: NonNegative = 1.0,
         add_to_pred: bool = False,
         learn_weights: bool = False,
     ):

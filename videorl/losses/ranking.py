@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videorl.losses.infonce import one_text_each, similarities
-from videorl.registry import LOSSES, UserError
+from videorl.registry import LOSSES, NonNegative, UserError
 
 
 @LOSSES.register("max_margin")
@@ -24,7 +24,7 @@ class MaxMargin(nn.Module):
 
     coupled = True
 
-    def __init__(self, spec, *, margin: float = 0.2, adaptive: bool = False, fix_norm: bool = True):
+    def __init__(self, spec, *, margin: NonNegative = 0.2, adaptive: bool = False, fix_norm: bool = True):
         super().__init__()
         self.margin, self.adaptive, self.fix_norm = margin, adaptive, fix_norm
 

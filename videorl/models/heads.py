@@ -118,16 +118,12 @@ def class_head(spec: Spec, dim: int) -> nn.Module:
 def _check(spec: Spec) -> None:
     if not spec.labels:
         raise UserError("a classifier needs a label space: name a data set with classes")
-    for name, classes in spec.labels.items():
-        if classes < 1:
-            raise UserError(f"data set {name}: NUM_CLASSES {classes}: expected 1 or more")
+    for name in spec.labels:
         if hasattr(nn.ModuleDict, name):
             raise UserError(
                 f"a data set cannot be called {name}, which PyTorch keeps for itself; rename it in DATASETS"
             )
     head = spec.head
-    if min(head.hidden, head.expander) < 0:
-        raise UserError(f"MULTI.HEAD_HIDDEN {head.hidden}, MULTI.EXPANDER {head.expander}: expected 0 or more")
     if len(spec.labels) == 1 and (head.hidden or head.projection or head.expander):
         raise UserError(
             "MULTI.HEAD_HIDDEN, PROJECTION and EXPANDER are for two or more entries of DATASETS; turn them off"

@@ -15,7 +15,7 @@ from videorl.metrics.pixels import Targets, normalised, patches
 from videorl.models.mvit import EPS, Block, Encoder, Plan, check_clip
 from videorl.models.videomae import check_masking
 from videorl.models.vit import embed_patches
-from videorl.registry import MODELS, UserError
+from videorl.registry import MODELS, Count, Positive, UserError, Whole
 from videorl.spec import Spec
 
 HEAD_WIDTH = 64  # of the decoder's attention
@@ -50,10 +50,10 @@ class MaskMViT(Encoder):
         self,
         spec: Spec,
         *,
-        mlp_ratio: float = 4.0,
+        mlp_ratio: Positive = 4.0,
         qkv_bias: bool = True,
-        decoder_embed_dim: int = 512,
-        decoder_depth: int = 4,
+        decoder_embed_dim: Count = 512,
+        decoder_depth: Whole = 4,
         **encoder,
     ):
         check_masking(spec, "MaskMViT", "MViT")

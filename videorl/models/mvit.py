@@ -9,6 +9,7 @@ Tokens are `[B, L + T*H*W, C]`: L = 1 class token or none, then the grid in orde
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videorl.models.heads import class_head
-from videorl.registry import MODELS, UserError
+from videorl.registry import MODELS, Count, NonNegative, Positive, Range, Share, UserError
 from videorl.spec import Spec
 
 EPS = 1e-6
@@ -442,24 +443,24 @@ class Encoder(nn.Module):
         mode: str = "conv",
         pool_first: bool = False,
         norm: str = "layernorm",
-        patch_kernel: tuple[int, ...] = (3, 7, 7),
-        patch_stride: tuple[int, ...] = (2, 4, 4),
-        patch_padding: tuple[int, ...] = (2, 4, 4),
-        embed_dim: int = 96,
-        num_heads: int = 1,
-        depth: int = 16,
-        mlp_ratio: float = 4.0,
+        patch_kernel: Annotated[tuple[int, ...], Range("3 numbers >= 1")] = (3, 7, 7),
+        patch_stride: Annotated[tuple[int, ...], Range("3 numbers >= 1")] = (2, 4, 4),
+        patch_padding: Annotated[tuple[int, ...], Range("3 numbers >= 0")] = (2, 4, 4),
+        embed_dim: Count = 96,
+        num_heads: Count = 1,
+        depth: Count = 16,
+        mlp_ratio: Positive = 4.0,
         qkv_bias: bool = True,
-        dropout_rate: float = 0.0,
-        droppath_rate: float = 0.1,
-        layer_scale_init_value: float = 0.0,
-        dim_mul: tuple[tuple[float, ...], ...] = (),
-        head_mul: tuple[tuple[float, ...], ...] = (),
+        dropout_rate: Share = 0.0,
+        droppath_rate: Share = 0.1,
+        layer_scale_init_value: NonNegative = 0.0,
+        dim_mul: Annotated[tuple[tuple[float, ...], ...], Range("rows of a block, 1 number > 0")] = (),
+        head_mul: Annotated[tuple[tuple[float, ...], ...], Range("rows of a block, 1 number > 0")] = (),
         dim_mul_in_att: bool = False,
-        pool_q_stride: tuple[tuple[int, ...], ...] = (),
-        pool_kv_stride_adaptive: tuple[int, ...] | None = None,
-        pool_kvq_kernel: tuple[int, ...] | None = None,
-        pool_norm_eps: float = EPS,
+        pool_q_stride: Annotated[tuple[tuple[int, ...], ...], Range("rows of a block, 3 numbers >= 1")] = (),
+        pool_kv_stride_adaptive: Annotated[tuple[int, ...] | None, Range("3 numbers >= 1")] = None,
+        pool_kvq_kernel: Annotated[tuple[int, ...] | None, Range("3 numbers >= 1")] = None,
+        pool_norm_eps: Positive = EPS,
         residual_pooling: bool = False,
         skip_proj_raw: bool = False,
         cls_embed_on: bool = True,
@@ -569,7 +570,7 @@ class MViT(Encoder):
         head_init_scale: factor on the initial weights of the classifier
     """
 
-    def __init__(self, spec: Spec, *, use_mean_pooling: bool = False, head_init_scale: float = 1.0, **encoder):
+    def __init__(self, spec: Spec, *, use_mean_pooling: bool = False, head_init_scale: NonNegative = 1.0, **encoder):
         super().__init__(spec, **encoder)
         self.mean_pooling = use_mean_pooling
         self.head = class_head(spec, self.norm.normalized_shape[0])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videorl.models.word2vec import TextTower, word_table
-from videorl.registry import MODELS, UserError
+from videorl.registry import MODELS, Count, Positive, UserError
 from videorl.spec import Spec
 
 Size = tuple[int, int, int]
@@ -162,18 +162,16 @@ class S3D(nn.Module):
         self,
         spec: Spec,
         *,
-        embed_dim: int = 512,
-        width: float = 1.0,
+        embed_dim: Count = 512,
+        width: Positive = 1.0,
         space_to_depth: bool = False,
         weight_init: str = "uniform",
         word2vec: str = "",
         dictionary: str = "",
-        vocabulary: int = 66250,
+        vocabulary: Count = 66250,
         freeze_words: bool = True,
     ):
         super().__init__()
-        if width <= 0:
-            raise UserError(f"S3D.WIDTH {width}: expected more than 0")
         self.space_to_depth, self.act_checkpoint = space_to_depth, spec.act_checkpoint
         stem, channels = scaled((64, 192), width)
         if space_to_depth:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videorl.models.heads import Mlp, class_head
 from videorl.models.mvit import DropPath, check_clip
-from videorl.registry import MODELS, UserError
+from videorl.registry import MODELS, Count, NonNegative, Positive, Share, UserError
 from videorl.spec import Spec
 
 TEMPORAL = ("time_embed", "temporal_")  # in the names of what an image model does not have
@@ -198,15 +198,15 @@ class Tower(nn.Module):
         attention_type: Literal[
             "divided_space_time", "joint_space_time", "space_only", "frozen_in_time"
         ] = "divided_space_time",
-        patch_size: int = 16,
-        embed_dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        mlp_ratio: float = 4.0,
+        patch_size: Count = 16,
+        embed_dim: Count = 768,
+        depth: Count = 12,
+        num_heads: Count = 12,
+        mlp_ratio: Positive = 4.0,
         activation: Literal["gelu", "quick_gelu"] = "gelu",
-        pre_norm_eps: float = 0.0,
+        pre_norm_eps: NonNegative = 0.0,
         temporal_gate: bool = False,
-        droppath_rate: float = 0.0,
+        droppath_rate: Share = 0.0,
         freeze: Literal["nothing", "space", "time"] = "nothing",
         resize: Literal["nearest", "linear"] = "nearest",
         zero_decay_pos_cls: bool = False,

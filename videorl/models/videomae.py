@@ -11,7 +11,7 @@ from videorl.clip.masks import token_grid
 from videorl.metrics.pixels import Targets, normalised, patches
 from videorl.models.mvit import EPS, Grid, check_clip
 from videorl.models.vit import Blocks, PatchEmbed, resize_positions, sincos_positions
-from videorl.registry import MODELS, UserError
+from videorl.registry import MODELS, Count, Positive, Share, UserError, Whole
 from videorl.spec import Spec
 
 
@@ -78,14 +78,14 @@ class VideoMAE(nn.Module):
         self,
         spec: Spec,
         *,
-        embed_dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        mlp_ratio: float = 4.0,
-        droppath_rate: float = 0.0,
-        decoder_dim: int = 384,
-        decoder_depth: int = 4,
-        decoder_heads: int = 6,
+        embed_dim: Count = 768,
+        depth: Count = 12,
+        num_heads: Count = 12,
+        mlp_ratio: Positive = 4.0,
+        droppath_rate: Share = 0.0,
+        decoder_dim: Count = 384,
+        decoder_depth: Whole = 4,
+        decoder_heads: Count = 6,
     ):
         super().__init__()
         check_masking(spec, "VideoMAE", "ViT")

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from videorl.clip.masks import token_grid
 from videorl.models.heads import Mlp, class_head
 from videorl.models.mvit import EPS, DropPath, Grid, check_clip, floored, resize_table
-from videorl.registry import MODELS, UserError
+from videorl.registry import MODELS, Count, NonNegative, Positive, Share, UserError
 from videorl.spec import Spec
 
 
@@ -179,12 +179,12 @@ class ViT(nn.Module):
         self,
         spec: Spec,
         *,
-        embed_dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        mlp_ratio: float = 4.0,
-        droppath_rate: float = 0.0,
-        head_init_scale: float = 1.0,
+        embed_dim: Count = 768,
+        depth: Count = 12,
+        num_heads: Count = 12,
+        mlp_ratio: Positive = 4.0,
+        droppath_rate: Share = 0.0,
+        head_init_scale: NonNegative = 1.0,
     ):
         super().__init__()
         self.patch, grid = tuple(spec.patch), token_grid(spec, spec.clip.train_size)
