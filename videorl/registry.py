@@ -68,10 +68,12 @@ class Range:
 
 # The usual ones, for signatures.
 Count = typing.Annotated[int, Range(">= 1")]
+Counts = typing.Annotated[tuple[int, ...], Range(">= 1")]
 Whole = typing.Annotated[int, Range(">= 0")]
 Positive = typing.Annotated[float, Range("> 0")]
 NonNegative = typing.Annotated[float, Range(">= 0")]
 Share = typing.Annotated[float, Range(">= 0, <= 1")]
+ShareBelow1 = typing.Annotated[float, Range(">= 0, < 1")]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from videorl.data.lists import check_paths, checked_root, read_list
 from videorl.data.moments import Moments
 from videorl.data.pickles import load_array
 from videorl.data.text import tokenizer
-from videorl.registry import DATASETS, UserError
+from videorl.registry import DATASETS, Counts, UserError
 from videorl.spec import Spec
 
 COLUMNS = (
@@ -168,7 +168,7 @@ class EpicClasses(_Epic):
         root: str = "",
         metadata: str = "",
         metadata_val: str = "",
-        heads: tuple[int, ...] = (),
+        heads: Counts = (),
     ):
         outside = spec.reading.allow_outside_root
         names = {"METADATA": metadata, "METADATA_VAL": metadata_val}

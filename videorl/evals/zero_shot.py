@@ -10,7 +10,7 @@ from videorl.evals.actions import part_metrics, softmax
 from videorl.evals.views import check_unmasked, classified
 from videorl.metrics import HIGHER
 from videorl.metrics.classification import charades_average_precision
-from videorl.registry import EVALS, UserError
+from videorl.registry import EVALS, Positive, UserError
 
 TEXTS = 256  # embedded at a time
 
@@ -38,7 +38,7 @@ class ZeroShot:
         *,
         templates: tuple[str, ...] = ("#C C {}", "#C {}"),
         merge: Literal["mean", "max"] = "mean",
-        temperature: float = 0.07,
+        temperature: Positive = 0.07,
     ):
         check_unmasked(spec, "zero_shot")
         if not templates or any(template.count("{}") != 1 for template in templates):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videorl.registry import LOSSES, UserError
+from videorl.registry import LOSSES, Counts, ShareBelow1, UserError
 from videorl.spec import Spec
 
 
@@ -62,7 +62,7 @@ class Parts(Classify):
         label_smoothing: share of a label that all classes get
     """
 
-    def __init__(self, spec: Spec, *, heads: tuple[int, ...] = (), label_smoothing: float = 0.0):
+    def __init__(self, spec: Spec, *, heads: Counts = (), label_smoothing: ShareBelow1 = 0.0):
         super().__init__(spec)
         if not 0 <= label_smoothing < 1:
             raise UserError(f"LABEL_SMOOTHING {label_smoothing:g}: expected 0 or more, and less than 1")
