@@ -110,9 +110,9 @@ def test_machines_or_clips_a_step_scale_every_rate(settings, factor):
         assert lr_at(node, epoch, 10, factor) == pytest.approx(factor * lr_at(node, epoch, 10))
 
 
-@pytest.mark.parametrize("settings", [{"BASE_LR_BATCH": -1}, {"BASE_LR_BATCH": 8, "BASE_LR_SCALE_NUM_SHARDS": True}])
-def test_two_ways_of_scaling_are_refused(settings):
-    with pytest.raises(UserError, match="SOLVER.BASE_LR_BATCH -?[18]: expected clips in a step, or 0; it scales the"):
+def test_two_ways_of_scaling_are_refused():
+    settings = {"BASE_LR_BATCH": 8, "BASE_LR_SCALE_NUM_SHARDS": True}
+    with pytest.raises(UserError, match="SOLVER.BASE_LR_BATCH 8: expected clips in a step, or 0; it scales the"):
         lr_factor(solver(**settings), 4, 64)
 
 
