@@ -2,6 +2,7 @@
 
     python tools/prepare_videos.py videos/ --out chunks/                              a folder, at any depth
     python tools/prepare_videos.py train.csv val.csv --root videos/ --out chunks/     lists of any layout of video_list
+    python tools/prepare_videos.py ego4d/ --out 288px/ --seconds 300 --short_side 288 --names seconds   as LaViLa reads
     … --num_shards 4 --shard_id 0                                                     on the first of four machines
 
 Every chunk is encoded as H.264 without sound, read again and listed in OUT/manifest.jsonl with its SHA-256; lists get
@@ -64,6 +65,12 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gop", type=int, default=usual.gop, help="frames between key frames (default 30)")
     parser.add_argument("--crf", type=int, default=usual.crf, help="quality, 0 best to 51 (default 23)")
     parser.add_argument("--preset", choices=PRESETS, default=usual.preset, help="effort of x264 (default veryfast)")
+    parser.add_argument(
+        "--names",
+        choices=("numbers", "seconds"),
+        default="numbers",
+        help="of chunks: a/b_00000.mp4, or by their first second a/b.mp4/0.mp4, as Ego4D is read (default numbers)",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds without a new frame (default 120)")
     parser.add_argument("--num_shards", type=int, default=1, help="machines that share the work (default 1)")
@@ -82,7 +89,8 @@ def number(text: str) -> Fraction:
 def run(args: argparse.Namespace) -> chunks.Outcome:
     if args.workers < 1 or args.timeout <= 0:
         raise UserError("--workers and --timeout: expected more than 0")
-    encoding = Encoding(args.seconds, args.short_side, args.fps, args.gop, args.crf, args.preset)
+    how = (args.seconds, args.short_side, args.fps, args.gop, args.crf, args.preset, args.names == "seconds")
+    encoding = Encoding(*how)
     shard = Shard(args.shard_id, args.num_shards)
     sources = chunks.read_sources(args.inputs, args.root, args.separator, args.out)
     workers = Workers(args.workers, timeout=args.timeout)

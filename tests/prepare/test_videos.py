@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from tests.video.clips_on_disk import number_of, turn, write_sound, write_video
+from videorl.data import moments
 from videorl.data.labelled import read_csv
 from videorl.data.listed import Part
 from videorl.loading.quarantine import Bad
 from videorl.prepare import chunks, record
 from videorl.prepare.cut import TICKS, Encoding, Shot, cut, fitted, timeline
 from videorl.registry import UserError
+from videorl.spec import Reading
 from videorl.video.errors import VideoError
 from videorl.video.reader import open_video
 
@@ -79,6 +81,8 @@ def test_chunks_cover_the_video_and_the_last_takes_what_is_left():
 
 def test_whole_video_is_one_chunk():
     assert timeline([0, 5, 9], 12, Fraction(0), None) == [Shot(0, 0, 0), Shot(0, 1, 5), Shot(0, 2, 9)]
+    apart = timeline([k * TICKS for k in range(8)], 8 * TICKS, Fraction(3), None, rest_apart=True)
+    assert [shot.chunk for shot in apart] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -506,6 +510,23 @@ def test_workers_that_cannot_live_name_the_key_of_the_command(monkeypatch):
     monkeypatch.setattr(pool, "work", lambda *_: os._exit(9))
     with pytest.raises(UserError, match=r"keep dying before any video \(exit code 9; .*lower --workers"):
         list(each(["a"], crash_or_hang, Workers(1), lambda items, total: items))
+
+
+def test_chunks_named_by_seconds_are_what_a_moment_is_read_from(tmp_path, run):
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in/v.mp4", range(75))  # 2.5 s
+    out = tmp_path / "out"
+    code, _, _ = run(tmp_path / "in", "--out", out, "--names", "seconds")
+    assert code == 0
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.mp4") if p.is_file()) == [
+        f"v.mp4/{second}.mp4" for second in range(3)
+    ]
+    with moments.Shot(str(out / "v.mp4"), 1, 0.5, 2.5, "parts", Reading()) as shot:
+        numbers = shot.numbers(4).tolist()
+        assert [number_of(frame.numpy()) for frame in shot.frames(numbers)] == numbers
+        assert numbers[-1] > 60  # of the third chunk
+    with pytest.raises(UserError, match="--names seconds, --seconds 5/2: expected whole seconds, 1 or more"):
+        Encoding(Fraction(5, 2), by_second=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ mistakes

@@ -1,8 +1,8 @@
 """Cuts all videos of a folder or of lists into chunks: many processes, many machines, in as many runs as it takes.
 
 In the output folder `a/b.mp4` becomes `a/b_00000.mp4`, `a/b_00001.mp4`, … (a whole video: `a/b.mp4`), and its frames
-10 to 19 become `a/b_10-20_00000.mp4`, …. See `record.py` for the other files there. A source is finished or not:
-nothing of one that fails stays.
+10 to 19 become `a/b_10-20_00000.mp4`, …; by seconds `a/b.mp4/0.mp4`, `a/b.mp4/300.mp4`, …. See `record.py` for the
+other files there. A source is finished or not: nothing of one that fails stays.
 """
 
 import errno
@@ -190,11 +190,10 @@ class Cutter:
             raise UserError(f"{self.out}: {error}") from None
 
     def _publish(self, source: str, stem: str, chunks: list) -> list[dict]:
-        (self.out / stem).parent.mkdir(parents=True, exist_ok=True)
         rows = []
         for chunk in chunks:
-            number = f"_{chunk.number:05d}" if self.encoding.seconds else ""
-            path = f"{stem}{number}.mp4"
+            path = f"{stem}{self.encoding.name(chunk.number)}"
+            (self.out / path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(chunk.file, self.out / path)
             where = {"path": path, "source": source, "chunk": chunk.number, "chunks": len(chunks)}
             rows.append({**where, **{key: getattr(chunk, key) for key in FACTS}})

@@ -42,6 +42,7 @@ class Encoding:
     gop:        frames from one key frame to the next, at most
     crf:        quality of x264: 0 is lossless, +6 halves the size, about
     preset:     effort of x264
+    by_second:  a chunk is named by its first second, a/b.mp4/300.mp4, and none is longer than `seconds`
     """
 
     seconds: Fraction = Fraction(3)
@@ -50,16 +51,25 @@ class Encoding:
     gop: int = 30
     crf: int = 23
     preset: str = "veryfast"
+    by_second: bool = False
 
     def __post_init__(self):
         if self.seconds < 0 or (self.fps is not None and self.fps <= 0):
             raise UserError("--seconds: expected 0 (whole videos) or more; --fps: expected more than 0")
+        if self.by_second and (self.seconds < 1 or self.seconds.denominator != 1):
+            raise UserError(f"--names seconds, --seconds {self.seconds}: expected whole seconds, 1 or more")
         if self.short_side < 2 or self.short_side % 2:
             raise UserError(f"--short_side {self.short_side}: expected an even number; H.264 has no odd sizes")
         if self.gop < 1 or not 0 <= self.crf <= 51:
             raise UserError(f"--gop {self.gop}, --crf {self.crf}: expected 1 or more, and 0 to 51")
         if self.preset not in PRESETS:
             raise UserError(f"--preset {self.preset!r}: expected one of {', '.join(PRESETS)}")
+
+    def name(self, number: int) -> str:
+        """What the name of a source without its ending is followed by in that of its chunk of that number."""
+        if self.by_second:
+            return f".mp4/{number * int(self.seconds)}.mp4"
+        return f"_{number:05d}.mp4" if self.seconds else ".mp4"
 
     def as_dict(self) -> dict:
         """For json; numbers that may be fractions as text."""
@@ -93,13 +103,15 @@ class Shot:
     tick: int
 
 
-def timeline(ticks: Sequence[int], end: int, seconds: Fraction, fps: Fraction | None) -> list[Shot]:
+def timeline(
+    ticks: Sequence[int], end: int, seconds: Fraction, fps: Fraction | None, rest_apart: bool = False
+) -> list[Shot]:
     """All shots of a video, in order.
 
     `ticks` of the source's frames rise from 0; at `end` the last one is taken away. Chunk c begins at c * `seconds`;
     the last one takes what is left, so that it lasts from a half to one and a half of `seconds`, or less where the
-    whole video does. `fps` picks frames by the rule of FFmpeg's filter of that name. A stretch without frames, which
-    uneven rates can have, gives no chunk.
+    whole video does; with `rest_apart` what is left is a chunk of its own, however short. `fps` picks frames by the
+    rule of FFmpeg's filter of that name. A stretch without frames, which uneven rates can have, gives no chunk.
     """
     shown, times = range(len(ticks)), ticks
     if fps is not None:
@@ -107,7 +119,8 @@ def timeline(ticks: Sequence[int], end: int, seconds: Fraction, fps: Fraction | 
         times = [round(k * TICKS / fps) for k in range(len(shown))]
     if not seconds:
         return [Shot(0, frame, tick) for frame, tick in zip(shown, times)]
-    last = max(1, math.floor(end / (seconds * TICKS) + Fraction(1, 2))) - 1
+    length = end / (seconds * TICKS)
+    last = max(1, math.ceil(length) if rest_apart else math.floor(length + Fraction(1, 2))) - 1
     return [Shot(min(int(t / (seconds * TICKS)), last), frame, t) for frame, t in zip(shown, times)]
 
 
@@ -133,7 +146,7 @@ def cut(
     ticks, end, rate = _listed(path, encoding.fps)
     count = len(ticks)
     ticks, end = _part(path, ticks, end, first, stop)
-    shots = timeline(ticks, end, encoding.seconds, encoding.fps)
+    shots = timeline(ticks, end, encoding.seconds, encoding.fps, encoding.by_second)
     ends = [*[shot.tick for shot, before in zip(shots[1:], shots) if shot.chunk > before.chunk], end]
     chunks = []
     pictures = _Pictures(path, count, encoding.short_side, pulse)
