@@ -15,7 +15,7 @@ from tests.faults.warm import _server
 from videorl import dist, report
 from videorl.engine import build
 from videorl.engine.evaluate import Evaluation, evaluations, readable
-from videorl.engine.step import normalise
+from videorl.engine.step import Precision, normalise
 from videorl.engine.test import test as run_test
 from videorl.registry import UserError
 
@@ -78,6 +78,38 @@ def found(ranks: Path, world: int, case: str, rank: int = 0) -> dict:
 def same_arrays(a: Path, b: Path) -> bool:
     one, two = np.load(a), np.load(b)
     return one.files == two.files and all(one[k].tobytes() == two[k].tobytes() for k in one.files)
+
+
+# ---------------------------------------------------------------------------------------------------- not finite
+
+
+def test_weights_that_are_not_finite_give_no_metric(evaluation, said):
+    test, model = evaluation("good")
+    with torch.no_grad():
+        model.head.bias[1] = float("inf")
+    assert test.run(model, Precision(torch.device("cpu"))) == {"n": 0, "of": 7}
+    assert "test: no metric: weights that are not finite: head.bias" in said.text
+    assert readable({"n": 0, "of": 7}) == "no metric (n=0/7, 0.0 %)"
+
+
+@pytest.mark.parametrize("sample", [3, None])
+def test_scores_that_are_not_finite_give_no_metric(evaluation, said, tmp_path, sample):
+    """One sample without scores has no rank among classes, so a metric of all does not exist."""
+    test, model = evaluation("good")
+    step = test.eval.step
+
+    def spoilt(model, batch):
+        rows = step(model, batch)
+        rows["scores"][(batch["index"] == sample) if sample else slice(None)] = float("nan")
+        return rows
+
+    test.eval.step = spoilt
+    assert test.run(model, Precision(torch.device("cpu")), tmp_path / "rows.npz") == {"n": 7, "of": 7}
+    of = "2 of 14" if sample else "14 of 14"
+    assert f"no metric: scores of {of} views are not finite, first of " in said.text
+    assert f"test_{sample or 0}.mp4" in said.text
+    assert not test.per_sample
+    assert not (tmp_path / "rows.npz").exists()
 
 
 # --------------------------------------------------------------------------------------------------------------- ranks

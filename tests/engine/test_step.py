@@ -73,6 +73,55 @@ def test_batch_norm_of_a_single_clip_is_refused():
         call(ranks.Tiny(norm=True).train(), {"x": torch.zeros(1, 6), "text": torch.zeros(1, 3, 4)})
 
 
+class Terms(torch.nn.Module):
+    """Cross-entropy as a sum, or as torch's habit is, a mean."""
+
+    coupled = False
+
+    def __init__(self, reduction: str):
+        super().__init__()
+        self.reduction = reduction
+
+    def count(self, batch) -> int:
+        return len(batch["labels"])
+
+    def forward(self, logits, labels):
+        return torch.nn.functional.cross_entropy(logits, labels, reduction=self.reduction)
+
+
+class AlreadyDivided(Terms):
+    """A mean whose number of terms is one: of the micro-batches that a step has."""
+
+    def count(self, batch) -> int:
+        return 1
+
+
+def first_step(loss: torch.nn.Module) -> None:
+    torch.manual_seed(0)
+    batch = {"x": torch.randn(6, 4), "labels": torch.arange(6) % 3, "paths": ["a"] * 6}
+    objective = Objective({"mine": loss}, {"mine": 1.0})
+    settings = {"clip": None, "precision": Precision(torch.device("cpu")), "seed": 0, "step": 0}
+    backward(Logits(), objective, [batch], **settings)
+    assert objective.checked
+
+
+class Logits(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(4, 3)
+
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+
+def test_a_separable_loss_that_returns_a_mean_is_refused_at_the_first_step():
+    with pytest.raises(
+        UserError, match=r"^loss 'mine' \(Terms\): expected the sum .* found their mean .*=\"sum\"; the"
+    ):
+        first_step(Terms("mean"))
+    first_step(Terms("sum"))
+    first_step(AlreadyDivided("mean"))
+
+
 def test_a_wrong_split_would_be_noticed(whole):
     """The published way, loss / number of micro-batches, is far off for a coupled loss: the oracle can tell."""
     torch.manual_seed(0)

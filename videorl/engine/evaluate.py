@@ -57,10 +57,14 @@ class Evaluation:
     ) -> dict[str, float]:
         """Metrics, with `n` samples counted `of` all; the same on every rank. Calls `alive(doing)` after each batch.
 
+        Where weights or scores are not finite there is no metric, which the log says.
         Rank 0 writes one row per sample to the file `predictions`. Raises `UserError` if no sample can be read or too
         many cannot, and `RuntimeError` if a view is missing or doubled without a reason.
         """
-        self.bad_rows = []
+        self.bad_rows, self.per_sample = [], {}
+        if broken := dist.on_main(lambda: _not_finite(model)):
+            log.warning("%s: no metric: weights that are not finite: %s", self.name, ", ".join(broken[:8]))
+            return {"n": 0, "of": len(self.dataset)}
         was_training = model.training
         model.eval()
         rows, bad = self._rows(model, precision, alive)
@@ -110,10 +114,31 @@ class Evaluation:
         quarantine.check()
         rows = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}
         rows = self._checked(rows, set(quarantine.rows))
+        counted = {"n": len(np.unique(rows["index"])), "of": len(self.dataset)}
+        if self._says_not_finite(rows):
+            return counted
         metrics, self.per_sample = self.eval.finish(rows)
         if predictions:
             self._save(predictions, self.per_sample)
-        return {**metrics, "n": len(np.unique(rows["index"])), "of": len(self.dataset)}
+        return {**metrics, **counted}
+
+    def _says_not_finite(self, rows: dict[str, np.ndarray]) -> bool:
+        """Whether some rows are not finite: their order, or a mean over them, would be a number without meaning."""
+        for name, values in rows.items():
+            if np.issubdtype(values.dtype, np.floating):
+                finite = np.isfinite(values).reshape(len(values), -1).all(1)
+                if not finite.all():
+                    first = self.dataset.path(int(rows["index"][finite.argmin()]))
+                    log.warning(
+                        "%s: no metric: %s of %d of %d views are not finite, first of %s",
+                        self.name,
+                        name,
+                        (~finite).sum(),
+                        len(finite),
+                        first,
+                    )
+                    return True
+        return False
 
     def _checked(self, rows: dict[str, np.ndarray], bad: set[int]) -> dict[str, np.ndarray]:
         """Rows sorted by (index, view), after a check that each view of each sample that is not bad is there once."""
@@ -135,6 +160,12 @@ class Evaluation:
             np.savez_compressed(file, **rows, paths=paths, classes=np.array(self.dataset.classes, dtype=str))
         except OSError as error:
             raise UserError(f"{file} cannot be written: {error.strerror or error}") from None
+
+
+def _not_finite(model: torch.nn.Module) -> list[str]:
+    """Names of the parameters that are not finite, and of buffers with NaN (a mask may hold infinities)."""
+    parameters = [n for n, p in model.named_parameters() if not p.isfinite().all()]
+    return parameters + [n for n, b in model.named_buffers() if b.isnan().any()]
 
 
 def _slices(batch: dict | None, size: int) -> Iterator[dict]:

@@ -38,6 +38,7 @@ class Objective(nn.Module):
         self.needs = {name: _parameters(loss.forward) for name, loss in losses.items()}
         self.separable = [name for name, loss in losses.items() if not loss.coupled]
         self.coupled = [name for name, loss in losses.items() if loss.coupled]
+        self.checked = False
         self.monitored = {n: _parameters(loss.monitor) for n, loss in losses.items() if hasattr(loss, "monitor")}
 
     @property
@@ -59,6 +60,24 @@ class Objective(nn.Module):
             for name in self.separable
         }
 
+    def check_sums(self, values: Mapping[str, object]) -> None:
+        """Raises `UserError` where a separable loss returns the mean of its terms: given all samples twice, it stays.
+
+        Divided by `count` once more, it would be too small by a factor that depends on batch and number of processes.
+        Looked at once, with the outputs and the batch of one micro-batch.
+        """
+        self.checked = True
+        twice = _twice(values)
+        for name in self.separable:
+            loss, needs = self.losses[name], self.needs[name]
+            once, again = (float(loss(**_take(v, needs, name))) for v in (values, twice))
+            terms, more = (float(loss.count(v)) for v in (values, twice))
+            if once and more == 2 * terms and abs(again / once - 1) < 1e-3:
+                raise UserError(
+                    f"loss {name!r} ({type(loss).__name__}): expected the sum of its terms, found their mean (with"
+                    ' every sample twice it is the same): reduction="sum"; the engine divides by `count`'
+                )
+
     def coupled_part(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each coupled loss of the samples of the whole step."""
         return {name: self.losses[name](**_take(values, self.needs[name], name)) for name in self.coupled}
@@ -74,6 +93,14 @@ class Objective(nn.Module):
                 label = what if len(self.monitored) == 1 else f"{name}_{what}"
                 found[label] = torch.stack([torch.as_tensor(part), torch.as_tensor(whole).to(part.device)]).double()
         return found
+
+
+def _twice(values: Mapping[str, object]) -> dict[str, object]:
+    """Every sample two times: what has as many rows as `index` (without it: as most tensors) is joined to itself."""
+    sizes = [len(v) for v in values.values() if isinstance(v, Tensor) and v.ndim]
+    rows = len(values["index"]) if "index" in values else max(sizes, key=sizes.count)
+    joined = {n: v for n, v in values.items() if isinstance(v, Tensor) and v.ndim and len(v) == rows}
+    return {**values, **{name: torch.cat([value, value]) for name, value in joined.items()}}
 
 
 def _parameters(function) -> dict[str, bool]:

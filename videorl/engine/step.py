@@ -128,6 +128,9 @@ def backward(
         with contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():
             with precision.autocast():
                 outputs = call(model, batch)
+            if not objective.checked:
+                with torch.no_grad(), torch.random.fork_rng():
+                    objective.check_sums({**batch, **outputs})
             parts = objective.separable_part({**batch, **outputs}, totals)
             _push(objective.weighted(parts), outputs, cached[m], precision.scale() * objective.gradient_factor)
         with torch.no_grad():
