@@ -327,6 +327,7 @@ def test_newest_counts_epochs_and_steps_as_numbers(tmp_path):
         (None, "does not exist"),
         (b"", "it is no file of tensors and plain values"),
         (b"hello" * 99, "cannot be read"),
+        (bytes(9999), "it is no file of tensors and plain values"),
         ([1], "found a list"),
     ],
 )

@@ -10,9 +10,9 @@ import contextlib
 import hashlib
 import json
 import logging
-import mmap
 import os
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
@@ -33,6 +33,7 @@ BESIDE = ("config.json", "preprocessor_config.json")  # what it says of the mode
 
 MOST_MARK, MOST_JSON = 1 << 16, 1 << 24  # bytes: what is larger is no commit mark, no settings
 MOST_INFLATED, SLACK = 4, 1 << 24  # torch.save does not compress: bytes in memory for one of a file, and beside that
+OLD_PICKLES = 5
 MOST_SHARED = 16  # numbers of a tensor for one in its storage, where it has a million: more would be a trap
 FILLING = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n")  # bytearray(10**10) fills the memory at once
 
@@ -212,27 +213,32 @@ def _check_bounds(file: Path) -> None:
     if file.suffix == ".safetensors" or not size:  # the header of the first must tile the file
         return
     if not _is_zip(file):
-        with file.open("rb") as data, mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            _check_pickle(text)
-        return
-    with zipfile.ZipFile(file) as entries:
-        inflated = sum(entry.file_size for entry in entries.infolist())
-        if inflated > MOST_INFLATED * size + SLACK:
-            raise UserError(f"cannot be read: its {size} bytes inflate to {inflated}, but none has to: re-save it")
-        for name in entries.namelist():
-            if name.endswith("data.pkl"):
-                _check_pickle(entries.read(name))
+        filled = _fills_memory(file)
+    else:
+        with zipfile.ZipFile(file) as entries:
+            inflated = sum(entry.file_size for entry in entries.infolist())
+            if inflated > MOST_INFLATED * size + SLACK:
+                raise UserError(f"cannot be read: its {size} bytes inflate to {inflated}, but none has to: re-save it")
+            pickles = [name for name in entries.namelist() if name.endswith("data.pkl")]
+            filled = any(FILLING.search(entries.read(name)) for name in pickles)
+    if filled:
+        raise UserError("cannot be read: it holds a bytearray; re-save its weights as plain tensors")
+
+
+def _fills_memory(file: Path) -> bool:
+    """The same of the old format, where some pickles stand in front of the numbers."""
+    with file.open("rb") as data, contextlib.suppress(Exception):  # torch will say what is wrong with it
+        for _ in range(OLD_PICKLES):
+            for operation, argument, _ in pickletools.genops(data):
+                if operation.name == "GLOBAL" and FILLING.fullmatch(b"c%s\n" % argument.replace(" ", "\n").encode()):
+                    return True
+    return False
 
 
 def _is_zip(file: Path) -> bool:
     """As torch has it: by the first bytes."""
     with file.open("rb") as data:
         return data.read(4) == b"PK\x03\x04"
-
-
-def _check_pickle(text: bytes | mmap.mmap) -> None:
-    if FILLING.search(text):
-        raise UserError("cannot be read: it holds a bytearray; re-save its weights as plain tensors")
 
 
 def _odd(state: object) -> str:
@@ -300,7 +306,8 @@ def _reason(file: Path, error: Exception) -> str:
         return f"it holds objects that could run code ({', '.join(unsafe[:3])}); re-save its weights as plain tensors"
     if type(error).__name__ == "SafetensorError":
         return f"it is no whole file of safetensors ({error})"
-    if isinstance(error, pickle.UnpicklingError | KeyError | EOFError | IndexError):  # bytes of another kind
+    other = isinstance(error, pickle.UnpicklingError | KeyError | EOFError | IndexError)
+    if other or "legacy .tar format" in str(error):  # bytes of another kind, zeros among them
         return "it is no file of tensors and plain values; re-save its weights with torch.save"
     return f"{type(error).__name__} {str(error).partition(chr(10))[0][:150]}".strip()
 
@@ -308,11 +315,11 @@ def _reason(file: Path, error: Exception) -> str:
 def damage(file: Path) -> str:
     """Why the file is not what was committed, or nothing. Files without a mark cannot be judged."""
     mark = file.with_suffix(".json")
-    try:
-        if not mark.is_file():
-            return ""
-        size, sha = _committed(mark)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    if not mark.is_file():
+        return ""
+    said = note(file)
+    size, sha = said.get("bytes"), said.get("sha256")
+    if type(size) is not int or not 0 <= size < 1 << 63 or not isinstance(sha, str):
         return f"{mark.name} is not readable"
     try:
         found = file.stat().st_size
@@ -323,15 +330,14 @@ def damage(file: Path) -> str:
         return f"it cannot be read ({error.strerror or error})"
 
 
-def _committed(mark: Path) -> tuple[int, str]:
-    """Size and SHA-256 of the file that a mark is of. Raises `ValueError` and its like for what is no mark."""
-    if mark.stat().st_size > MOST_MARK:
-        raise ValueError("too long")
-    content = json.loads(mark.read_text(encoding="utf-8"))
-    size, sha = content["bytes"], content["sha256"]
-    if type(size) is not int or not 0 <= size < 1 << 63 or not isinstance(sha, str):
-        raise ValueError("no size and hash")
-    return size, sha
+def note(file: Path) -> dict:
+    """What the commit mark beside a file says. Nothing where there is none, or none that can be read."""
+    mark = file.with_suffix(".json")
+    try:
+        said = json.loads(mark.read_text(encoding="utf-8")) if mark.stat().st_size <= MOST_MARK else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _sha256(file: Path) -> str:

@@ -251,6 +251,9 @@ def test_a_file_that_holds_no_run_gives_its_weights(settings, trained, tmp_path)
     [
         ("optimizer_state", {"param_groups": 3}, "its optimizer groups the parameters in another way"),
         ("optimizer_state", {}, "its optimizer groups the parameters in another way"),
+        ("objective_state", {"a": torch.ones(1)}, "holds no whole run to resume .RuntimeError"),
+        ("best", {"metric": 1}, "holds no whole run to resume .KeyError"),
+        ("best", "many", "holds no whole run to resume .ValueError"),
         ("cfg", "- 1", "expected `KEY: value` lines"),
         ("model_state", {"a": torch.zeros(2)}, "expected just this model's"),
     ],

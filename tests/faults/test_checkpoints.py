@@ -245,6 +245,24 @@ def test_a_checkpoint_of_another_run_is_refused(begun, run, settings, words):
     assert files(out) == before
 
 
+def test_a_published_file_is_taken_as_weights_and_that_is_said_first(reference, run, tmp_path):
+    published = tmp_path / "published.pyth"
+    state = torch.load(reference.out / "checkpoints" / FIRST, weights_only=True)
+    cfg = "MODEL: {MODEL_NAME: tiny}\nTINY: {WIDTH: 24}\nDATA: {STD: [0.3, 0.3, 0.3], NUM_FRAMES: 64}\n"
+    torch.save({"epoch": 7, "model_state": state["model_state"], "cfg": cfg}, published)
+    settings = ("TRAIN.CHECKPOINT_FILE_PATH", published, "SOLVER.MAX_EPOCH", 1, "TINY.WIDTH", 16)
+    done = run("out", *TRAIN_ONLY, *settings).wait()
+    assert done.code == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.index("holds no run of this toolkit") < done.stdout.index("model tiny")
+    assert said(done, f"taken from {published}, for nothing else says it: DATA.STD [0.3, 0.3, 0.3]")
+    assert said(done, "TINY.WIDTH: the file has 24, this run 16")
+    again = run("out", *TRAIN_ONLY, *settings, "SOLVER.MAX_EPOCH", 2).wait()
+    assert again.code == 0, again.stderr
+    assert said(again, "resumed from"), "its own run now"
+    assert not said(again, "DATA.STD was"), "settings of the file stay those of the run"
+
+
 @pytest.mark.slow
 def test_weights_that_lack_a_part_of_the_model_are_not_tested(begun, run):
     out = begun(3)

@@ -1,13 +1,12 @@
 """Which checkpoint is the best: the metric that says so, and which way it is better."""
 
-import json
 import logging
 import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from videorl import config
+from videorl import checkpoint, config
 from videorl.metrics import HIGHER
 from videorl.registry import UserError, did_you_mean
 
@@ -71,9 +70,5 @@ def _declared(evaluations: Mapping[str, object]) -> dict[str, int]:
 
 def chosen_by(file: Path) -> str:
     """The metric by which a run chose its best checkpoint, if the commit mark beside it says so."""
-    mark = file.with_suffix(".json")
-    try:
-        said = json.loads(mark.read_text())["metric"] if mark.is_file() else ""
-    except (ValueError, KeyError, TypeError):
-        return ""
+    said = checkpoint.note(file).get("metric", "")
     return said if isinstance(said, str) else ""

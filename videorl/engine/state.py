@@ -124,20 +124,25 @@ class State:
             convert.load_exactly(unwrap(self.model), state["model_state"], str(file))
         except UserError as error:
             raise UserError(f"{error} {weights_alone(file)}") from None
-        self._restore_optimizer(state["optimizer_state"], file)
-        if state["scaler_state"]:  # empty where the run did not need one
-            self.precision.scaler.load_state_dict(state["scaler_state"])
-        self.objective.load_state_dict(state["objective_state"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema_state"] or state["model_state"])
+        try:
+            self._restore_optimizer(state["optimizer_state"], file)
+            if state["scaler_state"]:  # empty where the run did not need one
+                self.precision.scaler.load_state_dict(state["scaler_state"])
+            self.objective.load_state_dict(state["objective_state"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(state.get("ema_state") or state["model_state"])
+            self._restore_best(state["best"])
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__} {dist.first_line(error)}"
+            raise UserError(f"{file} holds no whole run to resume ({reason}). {weights_alone(file)}") from None
         self.epoch, self.step_in_epoch = state["epoch"] + 1, state["step_in_epoch"]
-        self._restore_best(state["best"])
         log.info("resumed from %s: %d epochs and %d steps done", file, self.epoch, self.step_in_epoch)
 
     def _restore_best(self, saved: object) -> None:
         """Values of another metric are not compared with those of this one."""
         metric = self.cfg.TRAIN.BEST_METRIC
         before, value = (saved["metric"], saved["value"]) if isinstance(saved, dict) else ("another metric", saved)
+        value = None if value is None else float(value)
         self.best = value if before == metric else None
         if before != metric and value is not None:
             log.warning("best so far was %s %.4g: that of TRAIN.BEST_METRIC %r begins anew", before, value, metric)
@@ -151,12 +156,7 @@ class State:
                 f" decay and layer decay. {weights_alone(file)}"
             )
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-        try:
-            self.optimizer.load_state_dict(saved)
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise UserError(
-                f"{file}: its optimizer is damaged ({dist.first_line(error)}). {weights_alone(file)}"
-            ) from None
+        self.optimizer.load_state_dict(saved)
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
 
