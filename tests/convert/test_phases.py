@@ -267,7 +267,10 @@ def test_a_run_that_is_damaged_inside_is_one_line(settings, trained, tmp_path, e
 
 @pytest.mark.parametrize("clip", [[16, 224], [0, 1, 1], [1.5, 2, 2]])
 def test_a_clip_of_a_file_has_three_whole_sizes(settings, trained, tmp_path, clip):
-    with pytest.raises(UserError, match="MODEL.CHECKPOINT_CLIP .*: expected frames, rows and columns"):
+    with pytest.raises(
+        UserError,
+        match="MODEL.CHECKPOINT_CLIP .*: expected (0 or 3 numbers >= 1|frames, rows and columns, whole numbers)",
+    ):
         for_test(settings(*TEST, trained[0], "MODEL.CHECKPOINT_CLIP", clip), tmp_path)
 
 

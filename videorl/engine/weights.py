@@ -104,8 +104,8 @@ def _typed(state: Mapping, file: Path, cfg: CfgNode, given: convert.Choice) -> t
 def choice(cfg: CfgNode) -> convert.Choice:
     """What the config says of the file that it names. Raises `UserError`."""
     clip = cfg.MODEL.CHECKPOINT_CLIP
-    if clip and (len(clip) != 3 or any(size < 1 or size != int(size) for size in clip)):
-        raise UserError(f"MODEL.CHECKPOINT_CLIP {clip}: expected frames, rows and columns of the file's clips")
+    if any(size != int(size) for size in clip):
+        raise UserError(f"MODEL.CHECKPOINT_CLIP {clip}: expected frames, rows and columns, whole numbers")
     grid = tuple(map(int, clip)) if clip else None
     return convert.Choice(cfg.MODEL.CHECKPOINT_ENTRY, tuple(cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN), grid)
 
