@@ -33,8 +33,12 @@ MAY_IMPORT = {
     "report": {"video", "metrics"},
     "toy": {"registry"},
     "prepare": {"registry", "spec", "log", "video", "clip", "data", "loading"},
+    "features": {
+        *("registry", "spec", "log", "video", "clip", "data.listed", "data.shards", "loading", "prepare"),
+        *("config", "checkpoint", "engine.build", "engine.step", "engine.weights"),
+    },
     "search": {
-        *("registry", "spec", "log", "report", "video", "data.text", "loading", "engine.step"),
+        *("registry", "spec", "log", "report", "video", "data.text", "loading", "features", "engine.step"),
     },
     # The engine reaches components through the registries; these are none, but the way from samples to a step
     "engine": {

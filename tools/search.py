@@ -18,9 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from videorl import checkpoint, config, dist, log, search
+from videorl import config, dist, log, search
 from videorl.data.text import Tokenizer
 from videorl.engine import build, weights
+from videorl.features.loaded import load
 from videorl.registry import MODELS, UserError, printable
 from videorl.search import cache, embed, page
 from videorl.video import folder
@@ -73,7 +74,7 @@ def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
         raise UserError("--top and --per-video: expected 1 or more; --stride: expected more than 0 seconds")
     files, unreadable = folder.find(args.folder)
     words, notes = search.words_of(args.query, Tokenizer(cfg.TEXT.DICT, cfg.TEXT.MAX_WORDS))
-    embedder = loaded(cfg, args.checkpoint)
+    embedder = load(cfg, args.checkpoint, embed.Embedder)
     text = embedder.text(words)
 
     stride = args.stride or embedder.seconds
@@ -103,14 +104,6 @@ def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
     tiles = page.make_tiles(args.folder, hits, make_loader, max_pixels=cfg.DATA.MAX_PIXELS)
     page.write(args.out, args.query, tiles, notes=notes, unreadable=unreadable)
     log.say(f"{args.out}: written")
-
-
-def loaded(cfg, file: Path) -> embed.Embedder:
-    """The config's model with the weights of a checkpoint."""
-    model = build.model(cfg)
-    embedder = embed.Embedder(model, cfg.MODEL.MODEL_NAME, config.spec(cfg).clip, build.precision(cfg))
-    weights.take(cfg, model, checkpoint.read(file), file, testing=True)
-    return embedder
 
 
 def table(hits: list[search.Hit]) -> list[str]:

@@ -30,6 +30,8 @@ NAMES = {
     "projection_weights": "[N] float, all weights of those maps",
     "expanded": "[B, D] float, features after the expander",
     "features": "[B, D] float, pooled over tokens, before the head",
+    "cls": "[B, D] float, the class token after the last block (of a model's `feature_map`)",
+    "map": "[B, T, H, W, D] float, the other tokens in their places (of a model's `feature_map`)",
     "predicted": "[B, M, P] float, pixels of the masked tokens, in order of frame, row, column, colour, normalised",
     "video_embed": "[B, D] float, clips in the joint space of video and text",
     "text_embed": "[B, K, D] float, the K captions of each clip in that space",

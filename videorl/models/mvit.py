@@ -589,6 +589,13 @@ class MViT(Encoder):
         features = self.pool(self.through_blocks(self.embed(video)))
         return {**self.head(features), "features": features}
 
+    def feature_map(self, video: Tensor) -> dict[str, Tensor]:
+        """The normalised tokens of the last block: `map` `[B, T, H, W, D]` and, where there is one, `cls` `[B, D]`."""
+        check_clip(self, video)
+        x = self.norm(self.through_blocks(self.embed(video)))
+        found = {"map": x[:, self.lead :].unflatten(1, self.blocks[-1].attn.grid_q)}
+        return {"cls": x[:, 0], **found} if self.lead else found
+
     def pool(self, x: Tensor) -> Tensor:
         """Tokens of the last block to features `[B, D]`."""
         if self.mean_pooling:

@@ -210,13 +210,21 @@ class S3D(nn.Module):
 
     def features(self, video: Tensor) -> Tensor:
         """`[B, 3, T, H, W]` to the mean of the last block over time and space (mixed_5c), `[B, 1024 * width]`."""
+        return self.last_block(video).mean((2, 3, 4))
+
+    def feature_map(self, video: Tensor) -> dict[str, Tensor]:
+        """The last block as `map` `[B, T, H, W, 1024 * width]`."""
+        return {"map": self.last_block(video).permute(0, 2, 3, 4, 1)}
+
+    def last_block(self, video: Tensor) -> Tensor:
+        """`[B, 3, T, H, W]` to mixed_5c, `[B, 1024 * width, T', H', W']`."""
         x = self.stem(video)
         for name in ("conv_2b", "conv_2c", "gating", *(f"mixed_{name}" for name in MIXED)):
             if name in POOLS:
                 x = max_pool(x, *POOLS[name])
             part = self.get_submodule(name)
             x = recomputed(part, x) if self.act_checkpoint and self.training else part(x)
-        return x.mean((2, 3, 4))
+        return x
 
     def stem(self, video: Tensor) -> Tensor:
         if not self.space_to_depth:

@@ -265,6 +265,12 @@ class Tower(nn.Module):
             x = x.unflatten(0, (-1, frames)).mean(1)
         return self.norm(x)
 
+    def feature_map(self, video: Tensor) -> dict[str, Tensor]:
+        """The normalised tokens: `cls` `[B, D]` and `map` `[B, T, H, W, D]` (space_only: T = 1)."""
+        x = self.tokens(video)
+        side = math.isqrt(self.pos_embed.shape[1] - 1)
+        return {"cls": x[:, 0], "map": x[:, 1:].unflatten(1, (-1, side, side))}
+
     def _embedded(self, video: Tensor) -> Tensor:
         """The tokens that enter the first block; with space_only each frame is a clip, `[B*T, 1 + N, D]`."""
         x = self.patch_embed(video) + self.pos_embed[:, None, 1:]  # [B, T, N, D]

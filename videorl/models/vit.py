@@ -215,11 +215,17 @@ class ViT(nn.Module):
 
     def forward(self, video: Tensor) -> dict[str, Tensor]:
         """`[B, C, T, H, W]` to raw logits `[B, classes]` and features `[B, D]`."""
+        features = self.fc_norm(self._tokens(video).mean(1))
+        return {**self.head(features), "features": features}
+
+    def feature_map(self, video: Tensor) -> dict[str, Tensor]:
+        """The tokens of the last block, which are not normalised: `map` `[B, T, H, W, D]`."""
+        return {"map": self._tokens(video).unflatten(1, self.positions.shape[:3])}
+
+    def _tokens(self, video: Tensor) -> Tensor:
         check_clip(self, video)
         x = self.patch_embed(self._patches(video))
-        x = x + self.positions.flatten(0, 2).type_as(x)
-        features = self.fc_norm(self.blocks(x).mean(1))
-        return {**self.head(features), "features": features}
+        return self.blocks(x + self.positions.flatten(0, 2).type_as(x))
 
     def _patches(self, video: Tensor) -> Tensor:
         """All patches `[B, N, P]`."""

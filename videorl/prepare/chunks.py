@@ -47,9 +47,13 @@ class Sources:
     lists: dict[str, list[tuple[str, str]]]
     missing: dict[str, str] = field(default_factory=dict)
 
+    def file(self, name: str) -> str:
+        """The absolute path of a source's file."""
+        return os.path.abspath(self.root / self.parts[name].path)
+
 
 def read_sources(inputs: Sequence[Path], root: str, separator: str, out: Path) -> Sources:
-    """The videos of one folder, or of csv files. Raises `UserError`.
+    """The videos of one folder, or of csv files, or single files. Raises `UserError`.
 
     A csv has the layouts of `video_list` (videorl/data/listed.py) with video files, of which the frames that it names
     are cut; or lines `path`, or `path label` with several labels `1,2`. A `separator` says that its lines are such.
@@ -57,6 +61,8 @@ def read_sources(inputs: Sequence[Path], root: str, separator: str, out: Path) -
     separator = separator_of(separator)
     if len(inputs) == 1 and inputs[0].is_dir():
         return _of_folder(inputs[0], root, separator, out)
+    if all(file.suffix.lower() in EXTENSIONS for file in inputs):
+        return _of_files(inputs, separator)
     parts, lists, folder = {}, {}, Path(root or inputs[0].parent)
     for file in inputs:
         if file.is_dir() or file.name in lists:
@@ -83,6 +89,14 @@ def _of_folder(folder: Path, root: str, separator: str, out: Path) -> Sources:
         except ValueError as error:
             missing[file.path] = f"open: {error}"
     return _checked(Sources(folder, parts, {"videos.csv": [(path, label) for path in parts]}, missing))
+
+
+def _of_files(files: Sequence[Path], separator: str) -> Sources:
+    above = os.path.commonpath([os.path.abspath(file.parent) for file in files])
+    parts = {path: Part(path) for path in (os.path.relpath(file, above) for file in files)}
+    return _checked(
+        Sources(Path(above), parts, {"videos.csv": [(path, (separator or " ") + UNLABELLED) for path in parts]})
+    )
 
 
 def _rows(file: Path, separator: str, paths: Paths) -> list[tuple[Part, str]]:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from videorl.loading.quarantine import Bad
 from videorl.registry import UserError
@@ -24,15 +25,15 @@ KEYS = {"path", "source", "chunk", "chunks", *FACTS}
 Rows = dict[str, list[dict]]  # source -> the lines of its chunks, in order
 
 
-def claim(out: Path, settings: dict) -> None:
-    """Marks a new or empty folder as that of these settings.
+def claim(out: Path, settings: dict, name: str = MARK, what: str = "chunks") -> None:
+    """Marks a new or empty folder as that of these settings, by the file `name`.
 
-    Raises `UserError` where another one's files stand in it, or chunks that were made with other settings.
+    Raises `UserError` where another one's files stand in it, or what it holds (`what`) was made with other settings.
     """
-    mark = out / MARK
+    mark = out / name
     if not mark.exists():
-        if out.exists() and (not out.is_dir() or any(not p.name.startswith(MARK) for p in out.iterdir())):
-            raise UserError(f"{out} is not empty and not from this tool (no {MARK}); choose a new or empty folder")
+        if out.exists() and (not out.is_dir() or any(not p.name.startswith(name) for p in out.iterdir())):
+            raise UserError(f"{out} is not empty and not from this tool (no {name}); choose a new or empty folder")
         out.mkdir(parents=True, exist_ok=True)
         replace(mark, json.dumps(settings, indent=1) + "\n")
     try:
@@ -41,7 +42,7 @@ def claim(out: Path, settings: dict) -> None:
     except (ValueError, AttributeError):
         raise UserError(f"{mark} is damaged; choose another folder or delete this one") from None
     if other:
-        raise UserError(f"{out} holds chunks with {', '.join(other)}; give the same settings or another --out")
+        raise UserError(f"{out} holds {what} with {', '.join(other)}; give the same settings or another --out")
 
 
 def replace(file: Path, text: str) -> None:
@@ -69,6 +70,20 @@ class Shard:
         return f"{self.number}-of-{self.count}"
 
 
+def locked(file: Path, what: str) -> BinaryIO:
+    """Holds `file` until it is closed, or its process ends. Raises `UserError` if another process works on `what`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # lockf, not flock: workers that outlive a killed run for a moment do not inherit it. It ends when any handle of the
+    # file is closed, so the file is no other.
+    lock = open(file, "wb")  # noqa: SIM115
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        lock.close()
+        raise UserError(f"another process works on {what}; wait for it or end it") from None
+    return lock
+
+
 class Record:
     """The files that a shard appends to; use it in a `with` statement. Raises `UserError` if another process has them.
 
@@ -78,14 +93,7 @@ class Record:
     def __init__(self, out: Path, shard: Shard):
         self.parts = out / PARTS / str(shard)
         self.parts.mkdir(parents=True, exist_ok=True)
-        # lockf, not flock: workers that outlive a killed run for a moment do not inherit it. It ends when any handle of
-        # the file is closed, so the file is no other.
-        self.lock = open(out / PARTS / f"{shard}.lock", "wb")  # noqa: SIM115
-        try:
-            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            self.lock.close()
-            raise UserError(f"another process works on shard {shard} in {out}; wait for it or end it") from None
+        self.lock = locked(out / PARTS / f"{shard}.lock", f"shard {shard} in {out}")
         self.manifest = open(out / f"manifest.{shard}.jsonl", "a+b")  # noqa: SIM115
         self.bad = open(out / f"bad.{shard}.jsonl", "wb")  # noqa: SIM115  what was bad is tried again
 

@@ -13,11 +13,11 @@ from markupsafe import Markup
 from PIL import Image
 
 from videorl import report
+from videorl.features.each import by_index, in_batches, read_each
 from videorl.loading.pool import Loader
 from videorl.registry import UserError
 from videorl.report.gallery import FRAMES, webp
 from videorl.search import Hit
-from videorl.search.embed import read_each
 from videorl.video.spans import Crop, Spans
 
 SIDE = 168  # pixels
@@ -89,5 +89,6 @@ def make_tiles(
     """The tiles of all hits, also of those whose pictures cannot be made. `make_loader` as in `embed.fill`."""
     data = Tiles(folder, hits, max_pixels)
     with contextlib.closing(make_loader(data)) as loader:
-        found = read_each(loader, len(hits), 1, lambda batch: batch["tile"], "making pictures", "clip")
+        singles = in_batches(len(hits), 1)
+        found = read_each(loader, singles, lambda batch: by_index(batch, batch["tile"]), "making pictures", "clip")
         return [data.bare(i, tile) if isinstance(tile, str) else tile for i, tile in enumerate(found)]

@@ -34,24 +34,6 @@ def starts(times: np.ndarray, length: float, seconds: float, stride: float) -> l
     return found if found and found[-1] + TOLERANCE >= last else [*found, last]
 
 
-class Timings:
-    """What `timing` says of each file, as a data set: a worker that a file takes down is lost, the search is not."""
-
-    split, epoch = "test", 0
-
-    def __init__(self, paths: Sequence[str], seconds: float, stride: float, max_pixels: int):
-        self.paths, self.how = paths, (seconds, stride, max_pixels)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def path(self, i: int) -> str:
-        return self.paths[i]
-
-    def __getitem__(self, i: int) -> dict:
-        return {"timing": timing(self.paths[i], *self.how), "index": torch.tensor(i)}
-
-
 class Windows:
     """Windows (path, start in seconds) as a data set: each item is `video`, uint8 [T, 3, S, S], and its `index`.
 

@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
@@ -71,6 +71,21 @@ def _decoded(container, stream, wanted: _Wanted) -> Iterator[av.VideoFrame]:
             yield frame
 
 
+Picture = Callable[[av.VideoFrame], np.ndarray]  # to [H, W, 3] uint8 RGB
+
+
+class Shown:
+    """The whole picture as it is shown: the `Picture` that is made where no other is asked for."""
+
+    def __init__(self):
+        # One converter and one thread for all frames: `frame.to_ndarray` makes them anew for each, and reading 300
+        # frames of 340x256 took 434 ms instead of 58.
+        self._convert = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        return orientation_of(frame).show(self._convert.reformat(frame, format="rgb24", threads=1).to_ndarray())
+
+
 class PyAV:
     """Reads any file, with the list of its frames: by time stamp, or by counting from the start where none help."""
 
@@ -78,11 +93,11 @@ class PyAV:
     # Intra refresh does that: its key frames are whole only some frames later.
     STEPS_BACK = (0, 60, 120, 240, 480)
 
-    def __init__(self, path: str, max_pixels: int):
+    def __init__(self, path: str, max_pixels: int, cut: Callable[[str], Picture] | None = None):
         self.path, self.max_pixels = path, max_pixels
         self._format = container_of(path)
         self._container = None
-        self._convert = VideoReformatter()
+        self._picture = cut(path) if cut else Shown()
         try:
             self._open()
             with at_stage(path, "index"):
@@ -174,19 +189,13 @@ class PyAV:
     def _pictures(self, wanted: list[int]) -> torch.Tensor:
         out = None
         for place, number in enumerate(wanted):
-            picture = self._rgb(self._frame(number))
+            picture = self._picture(self._frame(number))
             if out is None:
                 out = np.empty((len(wanted), *picture.shape), np.uint8)
             if picture.shape != out.shape[1:]:
                 raise VideoError(self.path, "decode", f"frame {number} has another size than frame {wanted[0]}")
             out[place] = picture
         return torch.from_numpy(out)
-
-    def _rgb(self, frame) -> np.ndarray:
-        # One converter and one thread for all frames: `frame.to_ndarray` makes them anew for each, and reading 300
-        # frames of 340x256 took 434 ms instead of 58.
-        picture = self._convert.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return orientation_of(frame).show(picture)
 
     @functools.cached_property
     def orientation(self) -> Orientation:

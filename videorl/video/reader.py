@@ -14,25 +14,32 @@ worker processes. There, call `torch.set_num_threads(1)`: torchcodec takes four 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from videorl.spec import Reading
-from videorl.video.backends import OTHERS, PyAV, check_backend, same_pixels, unfit
+from videorl.video.backends import OTHERS, Picture, PyAV, check_backend, same_pixels, unfit
 from videorl.video.errors import VideoError, at_stage, log_once
 
 
-def open_video(path: str | Path, backend: str = "pyav", *, max_pixels: int = Reading.max_pixels) -> "Video":
+def open_video(
+    path: str | Path,
+    backend: str = "pyav",
+    *,
+    max_pixels: int = Reading.max_pixels,
+    cut: Callable[[str], Picture] | None = None,
+) -> "Video":
     """Opens a video file; use it in a `with` statement.
 
     `backend`: "pyav", which was the fastest of the three wherever measured, "torchcodec" or "decord". `max_pixels` per
-    frame is checked before anything is decoded. Raises VideoError, and UserError for a backend that is unknown or not
-    installed.
+    frame is checked before anything is decoded. `cut(path)` makes pictures of decoded frames, so that no more of them
+    is kept than what is wanted; PyAV alone can do that. Raises VideoError, and UserError for a backend that is unknown
+    or not installed.
     """
-    return Video(path, backend, max_pixels)
+    return Video(path, "pyav" if cut else backend, max_pixels, cut)
 
 
 class Video:
@@ -49,10 +56,11 @@ class Video:
     Pickles as its path and is opened anew by the process that unpickles it; the same after a fork.
     """
 
-    def __init__(self, path: str | Path, backend: str, max_pixels: int):
+    def __init__(self, path: str | Path, backend: str, max_pixels: int, cut: Callable[[str], Picture] | None = None):
         self.path = os.path.abspath(path)
         check_backend(backend)
-        self._arguments = (self.path, backend, max_pixels)
+        self._arguments = (self.path, backend, max_pixels, cut)
+        self._cut = cut
         self._asked = backend
         self._max_pixels = max_pixels
         self._size = None
@@ -60,7 +68,7 @@ class Video:
 
     def _open(self) -> None:
         self._process = os.getpid()
-        self._reader = PyAV(self.path, self._max_pixels)
+        self._reader = PyAV(self.path, self._max_pixels, self._cut)
         self.backend = "pyav"
         self._index = self._reader.index
         self.num_frames, self.fps, self.times = len(self._index.times), self._index.fps, self._index.times
@@ -114,7 +122,7 @@ class Video:
                 return self._reader.read(wanted)
             except Exception as error:
                 self._log_failure(self.backend, error)
-            self._reader, self.backend = PyAV(self.path, self._max_pixels), "pyav"
+            self._reader, self.backend = PyAV(self.path, self._max_pixels, self._cut), "pyav"
         with at_stage(self.path, "decode"):
             return self._reader.read(wanted)
 

@@ -163,7 +163,7 @@ class Spans:
         raise VideoError(self.path, "decode", f"the frame at {float(lost * self._stream.time_base):.2f} s is damaged")
 
     def _decode(self, begin: int, wanted: set[int], crop: Crop, skip: bool, until: int | None) -> dict[int, np.ndarray]:
-        found, cut, codec, last = {}, _Cutter(self.path, crop), self._stream.codec_context, -math.inf
+        found, cut, codec, last = {}, Cutter(self.path, crop), self._stream.codec_context, -math.inf
         units = Units(codec)
         for packet in self._packets(begin):
             left_out = skip and packet.pts not in wanted and not units.is_needed(packet)
@@ -197,7 +197,7 @@ class Spans:
         wanted, found = set(numbers), {}
         container, stream = open_stream(self.path, self.max_pixels, self._format)
         with container, at_stage(self.path, "decode"):
-            cut = _Cutter(self.path, crop)
+            cut = Cutter(self.path, crop)
             for number, frame in enumerate(container.decode(stream)):
                 if number in wanted:
                     found[number] = cut(frame)
@@ -215,7 +215,7 @@ def stacked(pictures: Sequence[np.ndarray | None], frames: int, size: int) -> to
     return torch.from_numpy(clip).permute(0, 3, 1, 2)
 
 
-class _Cutter:
+class Cutter:
     """Cuts the square out of frames, with one filter graph for all."""
 
     def __init__(self, path: str, crop: Crop):
