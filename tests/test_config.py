@@ -327,6 +327,79 @@ def test_aliases_that_would_fill_the_memory(written):
         assert len(said) < 400
 
 
+def test_merges_that_would_fill_the_memory(written):
+    """Eight levels, each of ninety merges of the level before, which PyYAML before 6.0.4 writes out."""
+    first = "a0: &a0 {" + ", ".join(f"x{i}: 1" for i in range(500)) + "}\n"
+    levels = [f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 90)}]\n" for n in range(1, 9)]
+    assert len(refusal(written(first + "".join(levels)))) < 500
+    assert "<< names more than 100 nodes" in refusal(
+        written(f"A: &a {{x: 1}}\nB: {{<<: [{', '.join(['*a'] * 101)}]}}\n")
+    )
+
+
+@pytest.mark.parametrize(
+    "value", ["0123", "1:30", "2024-01-01", "2024-13-45", "1_000", "0x10", "9" * 4301, "1e3", "12.50"]
+)
+def test_a_plain_word_is_the_text_that_it_looks_like(written, value):
+    shown = {"12.50": "12.5"}.get(value, value)  # a number all the same
+    assert shown == config.load([written(f"OUTPUT_DIR: {value}\n")]).OUTPUT_DIR
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "LOG_PERIOD: " + "9" * 5000,
+        "LOG_PERIOD: 0x" + "f" * 5000,
+        "LOG_PERIOD: 1:30:00",
+        "LOG_PERIOD: 2024-13-45",
+        "LOG_PERIOD: !!int abc",
+        "LOG_PERIOD: !!int ''",
+        "SOLVER: {BASE_LR: !!float abc}",
+        "USE_TQDM: !!bool maybe",
+        "OUTPUT_DIR: !!timestamp abc",
+        "OUTPUT_DIR: !!timestamp 2024-13-45",
+        "OUTPUT_DIR: !!binary '***'",
+        'OUTPUT_DIR: "a\\0b"',
+        'OUTPUT_DIR: "\\e[31mred"',
+        'OUTPUT_DIR: "\\ud800"',
+        "MODEL: {MODEL_NAME: [MViT]}",
+        "TRAIN: {<<: 3}",
+        "? [a, b]\n: 3",
+        "~: 3",
+        "A: " + "[" * 20_000 + "]" * 20_000,
+        "- " * 5000 + "a",
+    ],
+)
+def test_odd_values_are_told_in_a_line(written, text):
+    said = refusal(written(text))
+    assert len(said) < 700
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "EVALS: {../../x: {NAME: views, DATASET: kinetics}}",
+        "EVALS: {/tmp/x: {NAME: views, DATASET: kinetics}}",
+        f"EVALS: {{? {'a' * 101} : {{NAME: views, DATASET: kinetics}}}}",
+        "LOSSES: {a/b: {NAME: infonce}}",
+        "LOSSES: {a.b: {NAME: infonce}}",
+        "DATASETS: {..: {NAME: kinetics, NUM_CLASSES: 2}}",
+        "DATASETS: {/x: {NAME: kinetics, NUM_CLASSES: 2}}",
+        "TRAIN: {DATASET: ../x}",
+        "TEST: {DATASET: ../x}",
+        "TENSORBOARD: {LOG_DIR: ../../x}",
+        "TENSORBOARD: {LOG_DIR: a/../../x}",
+        "TENSORBOARD: {LOG_DIR: /tmp/x}",
+    ],
+)
+def test_no_name_leads_out_of_the_folder_of_the_run(written, text):
+    said = refusal(written(text))
+    assert any(
+        word in said for word in ("expected a name of at most 100", "expected a folder below", "unknown dataset")
+    )
+
+
 PAYLOAD = "!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{}']]"
 
 

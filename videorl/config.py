@@ -114,6 +114,7 @@ def load(
     sugar = dialect.sugar(without_maps, given={".".join(s.path) for s in settings if len(s.path) > 1})
     cfg = build_tree([Setting(path, value, "default") for path, value in sugar] + settings)
     _check_entries(cfg)
+    _check_log_dir(cfg.TENSORBOARD.LOG_DIR)
     _check_names(cfg, settings)
     _tell_unread(cfg, settings)
     cfg.freeze()
@@ -218,14 +219,21 @@ def _with_range(key: Key) -> Key:
 
 
 def _check_entries(cfg: CfgNode) -> None:
-    """Every key of every component in use has a value."""
+    """Every key of every component in use has a value, and a name that can be that of a file in OUTPUT_DIR."""
     for kind in MAPS:
         for name, node in cfg[kind].items():
-            if kind == "DATASETS" and (name == ALL or not re.fullmatch(r"[A-Za-z0-9_-]+", name)):
-                raise UserError(f"DATASETS.{name}: expected a name of letters, digits, '_' and '-', and not `{ALL}`")
+            if (kind == "DATASETS" and name == ALL) or not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+                raise UserError(
+                    f"{kind}.{name[:100]}: expected a name of at most 100 letters, digits, '_' and '-', and not `{ALL}`"
+                )
             missing = [key for key, value in node.items() if value is REQUIRED]
             if missing:
                 raise UserError(f"{kind}.{name}: {', '.join(missing)} must be given")
+
+
+def _check_log_dir(folder: str) -> None:
+    if Path(folder).is_absolute() or ".." in Path(folder).parts:
+        raise UserError(f"TENSORBOARD.LOG_DIR {shown(folder)}: expected a folder below OUTPUT_DIR, such as tensorboard")
 
 
 def _check_names(cfg: CfgNode, settings: list[Setting]) -> None:

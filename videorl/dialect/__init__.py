@@ -60,7 +60,7 @@ def _rules() -> dict[str, Rule]:
 def _check_model(last: Last, rules: Mapping[str, Rule]) -> None:
     setting = last.get("MODEL.MODEL_NAME")
     name = rules["MODEL.MODEL_NAME"].of(setting.value) if setting else ""
-    if name in MODEL_NAMES and name not in MODELS:
+    if isinstance(name, str) and name in MODEL_NAMES and name not in MODELS:
         known = ", ".join(sorted(MODELS))
         raise UserError(f"{setting.where}: MODEL.MODEL_NAME: {name} is not available in this version (known: {known})")
     arch = last.get("MODEL.ARCH")

@@ -26,7 +26,7 @@ RULES: dict[str, Rule] = {
 
 def made(last: Last) -> list[Made]:
     """What TimeSformer's code does beside its keys."""
-    published = "MODEL.MODEL_NAME" in last and last["MODEL.MODEL_NAME"].value in MODELS
+    published = given(last, "MODEL.MODEL_NAME", "") in MODELS
     return (_as_published(last) if published else []) + _start(last) + _step(last, published)
 
 
