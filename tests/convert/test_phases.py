@@ -177,6 +177,14 @@ def test_settings_that_nobody_gives_are_the_file_s(others, tmp_path, how):
     assert loaded(tmp_path, *how, others, "MVIT.NUM_HEADS", 1)[0].MVIT.NUM_HEADS == 1
 
 
+def test_the_heads_of_a_published_videomae_are_those_of_its_width(tmp_path):
+    """12 heads for 6, the default for the small model, would fit every tensor."""
+    weights = {"patch_embed.proj.weight": torch.zeros(384, 3, 2, 16, 16), "blocks.0.attn.q_bias": torch.zeros(384)}
+    torch.save({"model": weights}, tmp_path / "vit_s.pth")
+    cfg, _ = loaded(tmp_path, *TEST, tmp_path / "vit_s.pth", "MODEL.MODEL_NAME", "ViT")
+    assert (cfg.VIT.NUM_HEADS, cfg.VIT.EMBED_DIM, cfg.DATA.MEAN) == (6, 384, [0.485, 0.456, 0.406])
+
+
 def test_a_checkpoint_in_output_dir_says_how_it_was_trained(others, tmp_path):
     folder = tmp_path / "out" / "checkpoints"
     state = checkpoint.read(others)
