@@ -266,7 +266,7 @@ def test_dense_clips_take_raw_frames_and_sparse_ones_parts(read, folder):
 def test_several_clips_of_a_video_that_is_read_once(read, folder, monkeypatch):
     """The first is the one that there would be alone; each has its copies."""
     reads = []
-    monkeypatch.setattr(Video, "frames", lambda video, which, of=Video.frames: reads.append(which) or of(video, which))
+    monkeypatch.setattr(Video, "parts", lambda video, which, of=Video.parts: reads.append(which) or of(video, which))
     spec = dataclasses.replace(LARGE, augment=dataclasses.replace(LARGE.augment, clips=3, copies=6))
     data = read("a.mp4 1\n", root=str(folder), spec=spec)
     found, rng = [numbers(item) for item in data[0]], drawn(data, 0)
@@ -331,7 +331,7 @@ def test_pictures_that_cannot_be_read(tmp_path, folder):
     (tmp_path / "4.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     for wanted, stage, message in (
         ((8,), "open", r"open: no picture /.*/9\.png; see VIDEO_LIST\.FRAME_NAME"),
-        ((0, 1), "decode", "same shape"),
+        ((0, 1), "decode", "frame 1 has another size than frame 0"),
         ((2,), "decode", r"3\.png: .*truncated"),
         ((3,), "decode", r"4\.png: .*cannot identify"),
     ):
@@ -364,8 +364,8 @@ def tokens(item: dict) -> tuple:
 
 def test_one_decode_gives_copies_with_crops_and_masks_of_their_own(read, folder, monkeypatch):
     asked = []
-    frames = Excerpt.frames
-    monkeypatch.setattr(Excerpt, "frames", lambda self, indices: (asked.append(len(indices)), frames(self, indices))[1])
+    parts = Video._read_parts
+    monkeypatch.setattr(Video, "_read_parts", lambda self, wanted: (asked.append(len(wanted)), parts(self, wanted))[1])
     items = read("a.mp4 0 -1\n", root=str(folder), spec=COPIES, pretrain=True)[0]
     assert asked == [4]
     assert len(items) == len({tokens(item) for item in items}) == 3

@@ -187,14 +187,14 @@ def test_several_processes_keep_the_limit(videos, tmp_path):
 
 
 def test_a_video_damaged_where_no_clip_is_taken_is_read_as_usual(videos, tmp_path, monkeypatch):
-    frames = Video.frames
+    parts = Video.parts
 
     def damaged(self, indices):
         if max(indices) > 100:
             raise VideoError(self.path, "decode", "damaged")
-        return frames(self, indices)
+        return parts(self, indices)
 
-    monkeypatch.setattr(Video, "frames", damaged)
+    monkeypatch.setattr(Video, "parts", damaged)
     for _ in range(2):
         with open_cached(str(videos / "0.mp4"), reading(tmp_path)) as video:
             assert isinstance(video, Video)

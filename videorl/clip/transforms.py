@@ -10,6 +10,7 @@ comes first and pixels stay uint8, which is several times as fast. What that cha
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +52,17 @@ class Window:
         return np.array([(sx, 0, left + sx * x), (0, sy, top + sy * y), (0, 0, 1)])
 
 
+@dataclass(frozen=True)
+class Making:
+    """A clip that is made part by part: `cut` of frames [t, H, W, 3], and `finish` of all that it gave, in order."""
+
+    cut: Callable[[torch.Tensor], torch.Tensor]
+    finish: Callable
+
+    def __call__(self, frames: torch.Tensor):
+        return self.finish(self.cut(frames))
+
+
 class TrainTransform:
     """Random crop, RandAugment or colour jitter, flip and erasing of a training clip, the same for all its frames.
 
@@ -78,24 +90,36 @@ class TrainTransform:
 
     def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """uint8 [T, H, W, 3] -> uint8 [T, 3, S, S] (a view of memory in the order of [T, S, S, 3])."""
-        window = self._window(*frames.shape[1:3], rng)
-        clip = view_of(frames, window, self._operations(rng))  # [T, S, S, 3]
+        return self.begin(*frames.shape[1:3], rng)(frames)
+
+    def region(self, frames: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, Cut]:
+        """What the device makes the same clip of (see `regions`). Crop and flip alone, whatever else is switched on."""
+        return self.begin_region(*frames.shape[1:3], rng)(frames)
+
+    def begin(self, height: int, width: int, rng: np.random.Generator) -> Making:
+        """The same for frames that come part by part."""
+        window, operations = self._window(height, width, rng), self._operations(rng)
+        return Making(lambda frames: view_of(frames, window, operations), lambda clip: self._finished(clip, rng))
+
+    def begin_region(self, height: int, width: int, rng: np.random.Generator) -> Making:
+        window, mirrored = self._window(height, width, rng), self._mirrors(rng)
+        rows, columns, down, across = _region(window, mirrored)
+        if down.length * across.length <= LARGEST * self.size**2:
+            return Making(
+                lambda frames: alone(frames[:, rows, columns], frames),
+                lambda part: (part, Cut(len(part), down, across, self.size)),
+            )
+        ready = Window((0, 0, self.size, self.size), (self.size, self.size), (0, 0), self.size)
+        return Making(lambda frames: cut(frames, window), lambda clip: taken(clip, ready, mirrored))
+
+    def _finished(self, clip: torch.Tensor, rng) -> torch.Tensor:
+        """[T, S, S, 3] -> [T, 3, S, S]"""
         if self._mirrors(rng):
             clip = clip.flip(2)
         if rng.random() < self.augment.erase_prob:
             clip = clip.clone(memory_format=torch.contiguous_format)  # it may be a view of the frames
             self._erase(clip.numpy(), rng)
         return clip.permute(0, 3, 1, 2)
-
-    def region(self, frames: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, Cut]:
-        """What the device makes the same clip of (see `regions`). Crop and flip alone, whatever else is switched on."""
-        window, mirrored = self._window(*frames.shape[1:3], rng), self._mirrors(rng)
-        part, how = taken(frames, window, mirrored)
-        if how.rows.length * how.columns.length <= LARGEST * self.size**2:
-            # A view keeps all that was decoded in memory until the batch is full.
-            return part.contiguous() if frames.untyped_storage().nbytes() > LARGEST * part.numel() else part, how
-        ready = Window((0, 0, self.size, self.size), (self.size, self.size), (0, 0), self.size)
-        return taken(cut(frames, window), ready, mirrored)
 
     def _mirrors(self, rng) -> bool:
         return self.augment.flip and rng.random() < 0.5
@@ -275,18 +299,31 @@ def cut(frames: torch.Tensor, window: Window) -> torch.Tensor:
     region = frames[:, top : top + height, left : left + width].permute(0, 3, 1, 2)  # channels last: the fast kernel
     if (height, width) != window.resized:
         region = F.interpolate(region, window.resized, mode="bilinear", align_corners=False, antialias=window.antialias)
-    return region[:, :, y : y + size, x : x + size].permute(0, 2, 3, 1)
+    return alone(region[:, :, y : y + size, x : x + size].permute(0, 2, 3, 1), region)
+
+
+def alone(part: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """A part of frames, copied unless it is most of them: a view keeps all in memory until the batch is full."""
+    if frames.untyped_storage().nbytes() <= LARGEST * part.nbytes:
+        return part
+    return part.clone(memory_format=torch.contiguous_format)
 
 
 def taken(frames: torch.Tensor, window: Window, mirrored: bool) -> tuple[torch.Tensor, Cut]:
     """The part of the frames [T, H, W, 3] that the window shows, a view of them, and how the clip is made of it."""
+    rows, columns, down, across = _region(window, mirrored)
+    return frames[:, rows, columns], Cut(len(frames), down, across, window.size)
+
+
+def _region(window: Window, mirrored: bool) -> tuple[slice, slice, Axis, Axis]:
+    """Rows and columns of the frame that the window shows, and how the clip's are made of them."""
     top, left, height, width = window.region
     (sx, _, x), (_, sy, y), _ = window.affine().tolist()
     rows, down = _shown(top, height, y, sy, window)
     columns, across = _shown(left, width, x, sx, window)
     if mirrored:
         across = across._replace(first=across.first + window.size * across.step, step=-across.step)
-    return frames[:, rows, columns], Cut(len(frames), down, across, window.size)
+    return rows, columns, down, across
 
 
 def _shown(low: int, length: int, first: float, step: float, window: Window) -> tuple[slice, Axis]:

@@ -2,19 +2,21 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from videorl.clip import masks, sampling
 from videorl.clip.regions import Cut
-from videorl.clip.transforms import TrainTransform, test_view
+from videorl.clip.transforms import Making, TrainTransform, test_view
 from videorl.registry import UserError
 from videorl.spec import Spec
 from videorl.video.backends import check_backend
 from videorl.video.frame_cache import open_cached
+from videorl.video.reader import Frames, in_order
 
 
 @dataclass(frozen=True)
@@ -134,10 +136,13 @@ class ClipDataset:
     def _train_clips(self, video, i: int) -> list:
         augment, rng = self.spec.augment, self._random(i)
         indices = [self._train_indices(video, rng) for _ in range(augment.clips)]
-        frames = video.frames(np.concatenate(indices)).split(self.spec.clip.frames)
-        clip = self.transform.region if augment.on_device else self.transform
+        begin = self.transform.begin_region if augment.on_device else self.transform.begin
         copies = range(augment.copies)
-        return [clip(frames[copy * augment.clips // len(copies)], self._random(i, copy)) for copy in copies]
+        return made(
+            video,
+            [indices[copy * augment.clips // len(copies)] for copy in copies],
+            lambda height, width: [begin(height, width, self._random(i, copy)) for copy in copies],
+        )
 
     def _train_indices(self, video, rng) -> np.ndarray:
         clip = self.spec.clip
@@ -154,12 +159,16 @@ class ClipDataset:
         )
 
     def _test_clips(self, video) -> list[torch.Tensor]:
-        """[T, 3, S, S] uint8 for each view; frames that several views share are decoded once."""
+        """[T, 3, S, S] uint8 for each view; frames that several views share are decoded, and cropped, once."""
         views = self.spec.views
-        indices = [self._test_indices(video, k) for k in range(views.clips)]
-        frames = video.frames(np.concatenate(indices)).split(self.spec.clip.frames)
+        indices = np.concatenate([self._test_indices(video, k) for k in range(views.clips)])
         positions = range(3) if views.crops == 3 else (1,)
-        return [self._crop(frames[k], position) for k in range(views.clips) for position in positions]
+        crops = [partial(self._crop, position=position) for position in positions]
+        clips = made(video, [indices] * len(crops), lambda *_: [Making(crop, self._split) for crop in crops])
+        return [clip for views in zip(*clips) for clip in views]
+
+    def _split(self, clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return clips.split(self.spec.clip.frames)
 
     def _test_indices(self, video, k: int) -> np.ndarray:
         clip = self.spec.clip
@@ -182,6 +191,22 @@ class ClipDataset:
         # PySlowFast's rule: with one crop the short side is the smallest training scale, with three the crop's side.
         short_side = size if self.spec.views.crops == 3 else max(self.spec.augment.scales[0], size)
         return test_view(frames, short_side=short_side, size=size, position=position, antialias=self.antialias)
+
+
+def made(video: Frames, indices: Sequence[np.ndarray], begin: Callable[[int, int], list[Making]]) -> list:
+    """What the makings make, each of the frames `indices[k]` of its own; `begin` gives them, for height and width.
+
+    No more frames are in memory at full size than those of two parts (see `Frames.parts`), however long the clips.
+    """
+    makings, cuts = None, [[] for _ in indices]
+    for numbers, frames in video.parts(np.concatenate(indices)):
+        makings = makings or begin(*frames.shape[1:3])
+        for making, own, done in zip(makings, indices, cuts, strict=True):
+            wanted = torch.from_numpy(np.isin(numbers, own))
+            if wanted.any():
+                done.append(making.cut(frames if wanted.all() else frames[wanted]))
+    joined = [torch.cat(done) if len(done) > 1 else done[0] for done in cuts]
+    return [making.finish(in_order(clip, own)) for making, clip, own in zip(makings, joined, indices)]
 
 
 def check_views(crops: int) -> None:

@@ -24,8 +24,8 @@ from videorl.data.lines import parse_lines, read_lines, unquoted
 from videorl.data.paths import Paths, check_root, has_ending
 from videorl.registry import DATASETS, UserError, did_you_mean
 from videorl.spec import Spec
-from videorl.video.errors import VideoError, at_stage
-from videorl.video.reader import Video
+from videorl.video.errors import VideoError, another_size, at_stage
+from videorl.video.reader import Frames, Video, runs
 
 SHARED = ("annotations", "root", "class_names", "val_skip", "num_classes")
 SAMPLINGS = ("dense", "sparse")
@@ -192,21 +192,22 @@ def read_list(
 # ------------------------------------------------------------------------------------------------------ what is decoded
 
 
-class Excerpt:
+class Excerpt(Frames):
     """Frames `first` … `stop` - 1 of an open video, as a video of its own. A file that ends before `stop` ends it."""
 
     def __init__(self, video: Video, first: int, stop: int):
-        self._video, self._first = video, first
+        self.path, self._video, self._first = video.path, video, first
         stop = video.num_frames if stop < 0 else min(stop, video.num_frames)
         self.num_frames = stop - first
         if self.num_frames < 1:
             raise VideoError(video.path, "index", f"the list names frame {first} of {video.num_frames}{video.lost}")
 
-    def frames(self, indices: Sequence[int]) -> torch.Tensor:
-        return self._video.frames(np.asarray(indices) + self._first)
+    def _read_parts(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        for numbers, frames in self._video.parts(wanted + self._first):
+            yield numbers - self._first, frames
 
 
-class FrameFolder:
+class FrameFolder(Frames):
     """A folder with a picture for each frame, read like a video.
 
     `name` makes the name of a file from the number of a frame; the first is `first`. All pictures have one size.
@@ -216,11 +217,14 @@ class FrameFolder:
         self.path, self.num_frames = path, num_frames
         self._name, self._first, self._max_pixels = name, first, max_pixels
 
-    def frames(self, indices: Sequence[int]) -> torch.Tensor:
-        """Frames [T, H, W, 3], uint8 RGB. Raises `VideoError`."""
-        pictures = {n: self._read(n) for n in sorted(set(map(int, indices)))}
-        with at_stage(self.path, "decode"):
-            return torch.from_numpy(np.stack([pictures[int(n)] for n in indices]))
+    def _read_parts(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        first = self._read(wanted[0])
+        for run in runs(wanted, first.shape[0] * first.shape[1], self._max_pixels):
+            pictures = [first if n == wanted[0] else self._read(n) for n in run]
+            for n, picture in zip(run, pictures):
+                if picture.shape != first.shape:
+                    raise another_size(self.path, n, wanted[0])
+            yield run, torch.from_numpy(np.stack(pictures))
 
     def _read(self, number: int) -> np.ndarray:
         file = os.path.join(self.path, self._name % (self._first + number))

@@ -113,11 +113,14 @@ def _pictures(path: str) -> list[Image.Image]:
         span = min(video.num_frames, max(1, round(SECONDS * video.fps)))
         first = (video.num_frames - span) // 2
         indices = np.linspace(first, first + span - 1, min(FRAMES, span)).round().astype(int)
-        frames = video.frames(indices.tolist()).numpy()  # [T, H, W, 3]
-    height, width = frames.shape[1:3]
+        return [_small(frame) for _, frames in video.parts(indices) for frame in frames.numpy()]
+
+
+def _small(frame: np.ndarray) -> Image.Image:
+    height, width = frame.shape[:2]
     scale = min(SHORT_SIDE / min(height, width), LONG_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return [Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0) for frame in frames]
+    return Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def webp(pictures: list[Image.Image]) -> str:

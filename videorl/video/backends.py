@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import math
 from collections.abc import Callable, Iterator
 
 import av
@@ -11,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 
 from videorl.registry import UserError, did_you_mean
 from videorl.video.container import container_of, open_stream
-from videorl.video.errors import VideoError, at_stage, log_once
+from videorl.video.errors import VideoError, another_size, at_stage, log_once
 from videorl.video.h264 import Units
 from videorl.video.index import Index, can_seek, frame_times, list_packets, nonsense
 from videorl.video.orientation import Orientation, orientation_of
@@ -137,6 +138,7 @@ class PyAV:
             stream=self._stream.index,
             streams=len(self._container.streams.video),
             kind=(self._format, codec.name, codec.pix_fmt, codec.colorspace, codec.color_range),
+            width=codec.width,
             height=codec.height,
             trimmed=packets.trimmed,
             idr_only=packets.idr_only,
@@ -175,25 +177,26 @@ class PyAV:
         self.close()  # a seek to the start is no way: TS lands behind its first key frame, raw streams refuse
         self._open()
 
-    def read(self, wanted: list[int]) -> torch.Tensor:
-        """Frames [T, H, W, 3] for rising frame numbers."""
+    def read(self, wanted: list[int], most: float = math.inf) -> torch.Tensor:
+        """Frames [T, H, W, 3] for rising frame numbers, or for the first of them: of `most` pixels, or one frame."""
         if self._skips:
             stamps = self.index.pts[wanted].tolist()
             self._wanted.stamps, self._wanted.last = frozenset(stamps), stamps[-1]
         try:
-            return self._pictures(wanted)
+            return self._pictures(wanted, most)
         except _Skipped:
             self._skips, self._wanted.stamps = False, frozenset()
-            return self._pictures(wanted)
+            return self._pictures(wanted, most)
 
-    def _pictures(self, wanted: list[int]) -> torch.Tensor:
-        out = None
-        for place, number in enumerate(wanted):
-            picture = self._picture(self._frame(number))
-            if out is None:
-                out = np.empty((len(wanted), *picture.shape), np.uint8)
-            if picture.shape != out.shape[1:]:
-                raise VideoError(self.path, "decode", f"frame {number} has another size than frame {wanted[0]}")
+    def _pictures(self, wanted: list[int], most: float) -> torch.Tensor:
+        first = self._picture(self._frame(wanted[0]))  # not the header tells what a picture takes
+        height, width = first.shape[:2]
+        out = np.empty((int(min(len(wanted), max(1, most // (height * width)))), height, width, 3), np.uint8)
+        out[0] = first
+        for place in range(1, len(out)):
+            picture = self._picture(self._frame(wanted[place]))
+            if picture.shape != first.shape:
+                raise another_size(self.path, wanted[place], wanted[0])
             out[place] = picture
         return torch.from_numpy(out)
 

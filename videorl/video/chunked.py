@@ -3,18 +3,20 @@
 Frames are counted from the first frame of the chunk that a reading begins in, and go on through the chunks after it.
 """
 
-import bisect
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 
+import numpy as np
 import torch
 
 from videorl.spec import Reading
 from videorl.video.errors import VideoError
 from videorl.video.frame_cache import open_cached
+from videorl.video.reader import Frames
 
 
-class ChunkedVideo:
+class ChunkedVideo(Frames):
     """The frames of a video from the chunk on that holds `second`; use it in a `with` statement.
 
     `seconds`: length of a chunk; 0: the video is one file. `start`: the second at which frame 0 is shown. `fps`: of the
@@ -23,7 +25,7 @@ class ChunkedVideo:
     """
 
     def __init__(self, folder: str, seconds: int, second: float, reading: Reading):
-        self.folder, self.seconds, self.reading = folder, seconds, reading
+        self.path, self.folder, self.seconds, self.reading = folder, folder, seconds, reading
         self.start = int(second // seconds) * seconds if seconds else 0
         self._stack = ExitStack()
         self._chunks, self._ends = [], []  # opened ones, and the number of the frame after the last of each
@@ -49,18 +51,13 @@ class ChunkedVideo:
         """Frames of the chunks opened so far: of the video, if `reaches` has said no."""
         return self._ends[-1]
 
-    def frames(self, numbers: list[int]) -> torch.Tensor:
-        """Frames [T, H, W, 3], uint8 RGB, for T >= 1 rising numbers."""
-        places: dict[int, list[int]] = {}
-        for number in numbers:
-            if not self.reaches(number):
-                raise VideoError(self.folder, "decode", f"frame {number} of {self.num_frames} from {self.start} s on")
-            chunk = bisect.bisect_right(self._ends, number)
-            places.setdefault(chunk, []).append(number - (self._ends[chunk - 1] if chunk else 0))
-        parts = [self._chunks[chunk].frames(own) for chunk, own in places.items()]
-        if len({part.shape[1:] for part in parts}) > 1:
-            raise VideoError(self.folder, "decode", f"chunks of different sizes from {self.start} s on")
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def _read_parts(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        if not self.reaches(int(wanted[-1])):
+            raise VideoError(self.path, "decode", f"frame {wanted[-1]} of {self.num_frames} from {self.start} s on")
+        for first, end, chunk in zip([0, *self._ends], self._ends, self._chunks):
+            own = wanted[(first <= wanted) & (wanted < end)]
+            if len(own):
+                yield from ((numbers + first, frames) for numbers, frames in chunk.parts(own - first))
 
     def _open_next(self) -> bool:
         """Opens the chunk after the last one; False if the video ends there."""

@@ -24,6 +24,10 @@ class VideoError(Exception):
         return printable(f"{self.path}: {self.stage}: {self.reason}")
 
 
+def another_size(path: str, frame: int, first: int) -> VideoError:
+    return VideoError(path, "decode", f"frame {frame} has another size than frame {first}")
+
+
 @contextmanager
 def at_stage(path: str, stage: str):
     """Decoders raise a dozen types of errors on damaged files; here each becomes a VideoError."""

@@ -15,7 +15,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,10 @@ import torch
 from videorl.registry import UserError
 from videorl.spec import Reading
 from videorl.video.errors import VideoError
-from videorl.video.reader import Video, open_video
+from videorl.video.reader import Frames, Video, open_video, runs
 
 _log = logging.getLogger(__name__)
 
-CHUNK = 64  # frames decoded at a time: a long video must not fill the memory of the process
 PART = ".part"  # ending of a file that is being written
 HEADERS = 256  # bytes of a file that hold no numbers
 ABANDONED = 3600.0  # seconds after which a half-written file is that of a process that was killed
@@ -45,27 +44,26 @@ def open_cached(path: str, reading: Reading) -> "Video | CachedVideo":
     return open_video(path, reading.backend, max_pixels=reading.max_pixels)
 
 
-class CachedVideo:
+class CachedVideo(Frames):
     """What data sets use of `Video`, from a file of the cache.
 
     num_frames, fps, times, size: as of `Video`; lost: nothing. Raises OSError, ValueError or EOFError if it is broken.
     """
 
-    def __init__(self, path: str, file: Path):
+    def __init__(self, path: str, file: Path, max_pixels: int):
         frames = np.lib.format.open_memmap(file, mode="r")
         with open(file, "rb") as rest:
             rest.seek(frames.offset + frames.nbytes)
             self.fps, *times = np.load(rest).tolist()
         self.path, self.times, self.lost = path, np.array(times), ""
         self.num_frames, self.size = len(frames), frames.shape[1:3]
-        self._frames = np.asarray(frames)
+        self._frames, self._max_pixels = np.asarray(frames), max_pixels
 
-    def frames(self, indices: Sequence[int]) -> torch.Tensor:
-        """Frames [T, H, W, 3], uint8 RGB, a copy; as `Video.frames`."""
-        numbers = np.asarray(indices)
-        if numbers.min() < 0 or numbers.max() >= self.num_frames:
-            raise VideoError(self.path, "decode", f"frames {numbers.min()} to {numbers.max()} of {self.num_frames}")
-        return torch.from_numpy(self._frames[numbers])
+    def _read_parts(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        if wanted[0] < 0 or wanted[-1] >= self.num_frames:
+            raise VideoError(self.path, "decode", f"frames {wanted[0]} to {wanted[-1]} of {self.num_frames}")
+        for run in runs(wanted, math.prod(self.size), self._max_pixels):
+            yield run, torch.from_numpy(self._frames[run])
 
     def __enter__(self) -> "CachedVideo":
         return self
@@ -98,7 +96,7 @@ class FrameCache:
         file = self._file(path, reading)
         if file.exists():
             try:
-                return CachedVideo(path, file)
+                return CachedVideo(path, file, reading.max_pixels)
             except (OSError, ValueError, EOFError) as error:
                 _log.warning("%s of the frame cache is broken (%s): %s is decoded anew", file, error, path)
                 self._remove(file)
@@ -108,7 +106,7 @@ class FrameCache:
         try:
             if self._put(video, file):
                 video.close()
-                return CachedVideo(path, file)
+                return CachedVideo(path, file, reading.max_pixels)
         except VideoError:  # it may be damaged where no clip is ever taken from
             video.close()
             video = open_video(path, reading.backend, max_pixels=reading.max_pixels)
@@ -136,10 +134,7 @@ class FrameCache:
             with open(temporary, "r+b") as out:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(out, header)
-                for start in range(0, len(video.times), CHUNK):
-                    frames = video.frames(range(start, min(start + CHUNK, len(video.times))))
-                    if frames.shape[1:] != shape[1:]:
-                        raise VideoError(video.path, "decode", f"frame {start} has another size than frame 0")
+                for _, frames in video.parts(range(video.num_frames)):
                     out.write(np.ascontiguousarray(frames))
                 np.save(out, facts)
             with self._ledger():

@@ -24,10 +24,16 @@ class Index:
     stream: int
     streams: int  # of video in the file, with cover pictures
     kind: tuple  # container, codec, pixel format and colours: what decides how frames are decoded and converted
+    width: int
     height: int
     trimmed: bool = False
     idr_only: bool = True
     lost: str = ""
+
+    @property
+    def pixels(self) -> int:
+        """Of a frame, as the header says."""
+        return self.width * self.height
 
 
 @dataclass(frozen=True)
