@@ -129,12 +129,12 @@ def beside_decoder(data, samples: int, backend: str) -> dict[str, float]:
 def _in_turns(data, k: int, decoder: str) -> dict[str, float]:
     """CPU seconds of sample k, and of decoding the frames that it is made from; every other time in the other order."""
     data.epoch, i = divmod(max(k, 0), len(data))
-    with mock.patch.object(Video, "frames", autospec=True, side_effect=Video.frames) as frames:
+    with mock.patch.object(Video, "parts", autospec=True, side_effect=Video.parts) as parts:
         data[i]
-    if not frames.called:
+    if not parts.called:
         raise UserError("--baseline decoder: expected samples of video files, found others (pictures, or a cache)")
-    video, numbers = frames.call_args.args
-    decode = partial(bare_decode, video.path, list(map(int, numbers)), decoder)
+    video, numbers = parts.call_args.args
+    decode = partial(bare_decode, video.path, np.unique(numbers).tolist(), decoder)
     tasks, seconds = {"ours": lambda: collate(data[i]), "decoder": decode}, {}
     for name in sorted(tasks, reverse=k % 2 == 1):
         watch = Stopwatch()
