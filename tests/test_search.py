@@ -12,7 +12,7 @@ import torch
 
 from tests.test_report import HOSTILE, Page
 from videorl import checkpoint, config
-from videorl.data.text import Tokenizer
+from videorl.data.text import WordTokenizer
 from videorl.engine import build
 from videorl.registry import UserError
 from videorl.search import cache, clock, embed, ranked, windows, words_of
@@ -118,7 +118,7 @@ def by_hand(model: list[str], query: str, where: Path, windows: list[tuple[str, 
     cfg = config.load([YAML], model[:-2])
     built = build.model(cfg).eval()
     built.load_state_dict(checkpoint.read(Path(model[-1]))["model_state"])
-    text = Tokenizer(cfg.TEXT.DICT, 20)([query])
+    text = WordTokenizer(cfg.TEXT.DICT, 20)([query])
     scores = []
     for path, start in windows:
         with Spans(where / path) as opened, torch.no_grad():
@@ -285,7 +285,7 @@ def test_the_dictionary_s_place_changes_no_embedding_of_a_video(find, tmp_path):
 
 def test_upper_case_counts_where_the_dictionary_has_it(tmp_path):
     np.save(tmp_path / "dict.npy", np.array(["cut", "Cut", "pan"]))
-    words, notes = words_of("Cut PAN Oil", Tokenizer(str(tmp_path / "dict.npy"), 4))
+    words, notes = words_of("Cut PAN Oil", WordTokenizer(str(tmp_path / "dict.npy"), 4))
     assert words.tolist() == [2, 3, 0, 0]
     assert notes == ["not in the dictionary: Oil"]
 

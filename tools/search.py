@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from videorl import config, dist, log, search
-from videorl.data.text import Tokenizer
+from videorl.data.text import WordTokenizer
 from videorl.engine import build, weights
 from videorl.features.loaded import load
 from videorl.registry import MODELS, UserError, printable
@@ -73,7 +73,7 @@ def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
     if min(args.top, args.per_video) < 1 or (args.stride is not None and args.stride <= 0):
         raise UserError("--top and --per-video: expected 1 or more; --stride: expected more than 0 seconds")
     files, unreadable = folder.find(args.folder)
-    words, notes = search.words_of(args.query, Tokenizer(cfg.TEXT.DICT, cfg.TEXT.MAX_WORDS))
+    words, notes = search.words_of(args.query, WordTokenizer(cfg.TEXT.DICT, cfg.TEXT.MAX_WORDS))
     embedder = load(cfg, args.checkpoint, embed.Embedder)
     text = embedder.text(words)
 

@@ -299,6 +299,10 @@ def _load(file: Path, mapped: bool) -> object:
 
 def _reason(file: Path, error: Exception) -> str:
     """Names what is not allowed in the file; torch's own hint to load it unsafely is kept back."""
+    if "TorchScript" in str(error):  # OpenAI releases CLIP as such
+        return (
+            f"it is a TorchScript program; save its weights: torch.save(torch.jit.load({file.name!r}).state_dict(), …)"
+        )
     unsafe = re.findall(r"GLOBAL (\S+)", str(error))  # of the old format, which the next call cannot read
     with contextlib.suppress(Exception), torch.serialization.safe_globals(SAFE):
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)

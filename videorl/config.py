@@ -440,7 +440,7 @@ def spec(cfg: CfgNode, views: Views | None = None, space: str = "") -> Spec:
         reading=reading,
         patch=tuple(cfg.MODEL.PATCH_SIZE),
         masking=Masking(mask.RATIO, mask.KIND, mask.ROUNDING, mask.DECODER, mask.TARGET, mask.NORMALISE),
-        text=Text(cfg.TEXT.TOKENIZER, cfg.TEXT.DICT, cfg.TEXT.MAX_WORDS),
+        text=Text(cfg.TEXT.TOKENIZER, cfg.TEXT.DICT, cfg.TEXT.MAX_WORDS, cfg.TEXT.KEEP_END),
         act_checkpoint=cfg.MODEL.ACT_CHECKPOINT,
         seed=cfg.RNG_SEED,
     )

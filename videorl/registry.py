@@ -120,7 +120,8 @@ class Registry:
         """Decorator that registers a class or function under `name`.
 
         `node` is the config node that holds its keys. `bound` ties a parameter to a global key
-        (`dropout="MODEL.DROPOUT_RATE"`) instead of giving it a key of its own.
+        (`dropout="MODEL.DROPOUT_RATE"`) instead of giving it a key of its own, or to the node of a component that it
+        is made of (`video="TIMESFORMER"`), whose keys and values are then one dict.
         """
 
         def decorate(thing):

@@ -122,6 +122,7 @@ class Text:
     tokenizer: str = "words"
     dictionary: str = ""
     length: int = 20
+    keep_end: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """The tiny videos, captions and lists of the golden cases as data sets, and copies of them to spoil."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from videorl.data.howto100m import HowTo100M
-from videorl.spec import Augment, Clip, Reading, Spec, Views
+from videorl.spec import Augment, Clip, Reading, Spec, Text, Views
 
 FOLDER = Path(__file__).parents[1] / "golden/data/howto100m"
 
@@ -20,16 +21,19 @@ def spec(clips: int = 1, crops: int = 1, *, seed: int = 0, flip: bool = True, co
     )
 
 
+def reading_words_of(folder: Path, of: Spec) -> Spec:
+    """The spec with the dictionary of `folder`."""
+    return replace(of, text=Text(dictionary=str(folder / "dict.npy")))
+
+
 def howto100m(folder: Path = FOLDER, of: Spec | None = None, **keys) -> HowTo100M:
     """The training set of `folder`; keys override those of the published layout."""
     usual = {
-        "dictionary": str(folder / "dict.npy"),
-        "max_words": 20,
         "video_list": str(folder / "train.csv"),
         "video_root": str(folder / "videos"),
         "caption_root": str(folder / "captions"),
     }
-    return HowTo100M(of or spec(), "train", **usual | keys)
+    return HowTo100M(reading_words_of(folder, of or spec()), "train", **usual | keys)
 
 
 def copy_to(folder: Path) -> Path:

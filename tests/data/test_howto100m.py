@@ -229,7 +229,6 @@ def test_what_cannot_be_read_goes_into_quarantine_and_another_takes_its_place(fo
         ({"video_root": "nowhere"}, "HOWTO100M.VIDEO_ROOT 'nowhere' is no folder"),
         ({"caption_root": ""}, "HOWTO100M.CAPTION_ROOT '' is no folder"),
         ({"caption_index": "none.captions"}, "none.captions.json: No such file"),
-        ({"num_candidates": 0}, "HOWTO100M.NUM_CANDIDATES 0"),
     ],
 )
 def test_mistakes_in_the_settings(keys, said):
@@ -248,7 +247,7 @@ def test_paths_stay_in_their_folder(folder, path):
 
 def test_there_is_no_other_split():
     with pytest.raises(UserError, match="no split 'val'"):
-        HowTo100M(spec(), "val", dictionary="", max_words=20)
+        HowTo100M(spec(), "val")
 
 
 def test_keys_come_from_the_config():

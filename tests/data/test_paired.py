@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.data.narrated import FOLDER, copy_to, spec
+from tests.data.narrated import FOLDER, copy_to, reading_words_of, spec
 from tests.video.clips_on_disk import write_video
 from videorl.data.paired import HMDB51, MSRVTT, YouCook2, window_starts
 from videorl.registry import UserError
@@ -25,12 +25,12 @@ EXPECTED = load_case(GOLDEN / "data/howto100m_eval_clips.pt")["expected"]
 
 def youcook(folder: Path = FOLDER, of=None, **keys) -> YouCook2:
     usual = {"annotations": str(folder / "youcook.csv"), "video_root": str(folder / "videos")}
-    return YouCook2(of or spec(4), "val", dictionary=str(folder / "dict.npy"), **usual | keys)
+    return YouCook2(reading_words_of(folder, of or spec(4)), "val", **usual | keys)
 
 
 def msrvtt(folder: Path = FOLDER, of=None, **keys) -> MSRVTT:
     usual = {"annotations": str(folder / "msrvtt.csv"), "video_root": str(folder / "videos")}
-    return MSRVTT(of or spec(4), "test", dictionary=str(folder / "dict.npy"), **usual | keys)
+    return MSRVTT(reading_words_of(folder, of or spec(4)), "test", **usual | keys)
 
 
 def hmdb(folder: Path = FOLDER, of=None, **keys) -> HMDB51:
@@ -175,9 +175,8 @@ def test_crops_that_do_not_exist(make, crops, said):
 def test_they_are_not_trained_on():
     with pytest.raises(UserError, match="YouCook2 has no split 'train'"):
         YouCook2(
-            spec(),
+            reading_words_of(FOLDER, spec()),
             "train",
-            dictionary=str(FOLDER / "dict.npy"),
             annotations=str(FOLDER / "youcook.csv"),
             video_root=str(FOLDER / "videos"),
         )

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videorl.data.text import Tokenizer, split_words, tokenizer
+from videorl.data import text as texts
+from videorl.data.text import WordTokenizer, split_words, tokenizer
 from videorl.registry import UserError
 from videorl.spec import Text
 
@@ -30,16 +31,16 @@ def dictionary(tmp_path) -> str:
 def test_words_and_their_numbers(dictionary, case):
     sentences = CASE["inputs"]["sentences"]
     assert [split_words(sentence) for sentence in sentences] == case["words"]
-    assert Tokenizer(dictionary, case["max_words"])(sentences).tolist() == case["ids"]
+    assert WordTokenizer(dictionary, case["max_words"])(sentences).tolist() == case["ids"]
 
 
 def test_unknown_words_leave_room_for_known_ones(dictionary):
-    numbers = Tokenizer(dictionary, 2)(["zzz cut qqq the tomato", "zzz", ""])
+    numbers = WordTokenizer(dictionary, 2)(["zzz cut qqq the tomato", "zzz", ""])
     assert numbers.tolist() == [[3, 1], [0, 0], [0, 0]]
 
 
 def test_the_published_dictionary_is_read():
-    tokenize = Tokenizer(str(GOLDEN / "data/howto100m/dict.npy"), 3)
+    tokenize = WordTokenizer(str(GOLDEN / "data/howto100m/dict.npy"), 3)
     words = np.load(GOLDEN / "data/howto100m/dict.npy").tolist()
     assert tokenize([words[0], words[-1]]).tolist() == [[1, 0, 0], [len(words), 0, 0]]
 
@@ -61,23 +62,31 @@ def test_a_dictionary_that_is_none(tmp_path, content, said):
     elif content is not None:
         np.save(file, content, allow_pickle=True)
     with pytest.raises(UserError, match=said) as error:
-        Tokenizer(str(file), 20)
+        WordTokenizer(str(file), 20)
     assert "TEXT.DICT" in str(error.value)
 
 
 def test_a_dictionary_must_be_named():
     with pytest.raises(UserError, match="TEXT.DICT is empty"):
-        Tokenizer("", 20)
+        WordTokenizer("", 20)
 
 
-def test_clip_tokens_equal_the_published():
-    """Texts of more than 75 tokens keep the end token, as OpenAI's do."""
-    case = json.loads((GOLDEN / "lavila/clip_tokens.json").read_text())
-    texts, expected = case["inputs"]["strings"], case["expected"]
-    found = tokenizer(Text("clip", length=77))(texts).tolist()
-    for text, ids, published, openai in zip(texts, found, expected["ids"], expected["openai_ids"], strict=True):
-        if "<|" not in text:  # such a name in a text is CLIP's token in the published code, and letters in open_clip
-            assert ids == (openai or published), text
+TOKENS = json.loads((GOLDEN / "lavila/clip_tokens.json").read_text())
+
+
+@pytest.mark.parametrize("keep_end", [True, False])
+def test_clip_tokens_equal_the_published(keep_end):
+    """As OpenAI cuts long texts, where its code takes the text, and as LaViLa cuts them."""
+    found = tokenizer(Text("clip", length=77, keep_end=keep_end))(TOKENS["inputs"]["strings"]).tolist()
+    expected = TOKENS["expected"]["openai_ids" if keep_end else "ids"]
+    assert sum(row is not None for row in expected) > 15
+    assert found == [row or mine for row, mine in zip(expected, found, strict=True)]
+
+
+def test_a_text_longer_than_the_context_keeps_its_end():
+    end, long = 49407, "cut " * 99
+    assert tokenizer(Text("clip", length=8))([long])[0, -1] == end
+    assert end not in tokenizer(Text("clip", length=8, keep_end=False))([long])
 
 
 @pytest.mark.parametrize("name", ["", "vocab.txt"])
@@ -99,6 +108,7 @@ def test_word_pieces_of_a_vocabulary(name, tmp_path):
         (Text("clpi", length=77), "unknown TEXT.TOKENIZER 'clpi'; did you mean clip"),
         (Text("clip", length=2), "TEXT.MAX_WORDS 2: expected 3 or more"),
         (Text("FOLDER", length=77), "no tokenizer is read from there"),
+        (Text("distilbert-base-uncased", length=77), "unknown TEXT.TOKENIZER .*hub:NAME on the Hugging Face hub"),
         (Text("FOLDER/vocab.txt", length=77), r"expected a vocabulary of BERT, found none of \[PAD\]"),
     ],
 )
@@ -110,3 +120,13 @@ def test_tokenizers_that_cannot_be_are_refused(settings, said, tmp_path):
     with pytest.raises(UserError, match=said) as error:
         tokenizer(settings)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("kind", "library"), [("clip", "open_clip"), ("FOLDER", "tokenizers")])
+def test_a_library_that_is_not_here_is_told(kind, library, tmp_path, monkeypatch):
+    texts.byte_pairs.cache_clear()
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
+    for module in (library, f"{library}.tokenizer"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=rf"needs {library} .*: pip install videorl\[text\]"):
+        tokenizer(Text(kind.replace("FOLDER", str(tmp_path))))

@@ -16,7 +16,7 @@ from videorl.data.paired import HMDB51, MSRVTT, YouCook2
 from videorl.data.text import split_words
 from videorl.models.word2vec import word_table
 from videorl.registry import UserError
-from videorl.spec import Augment, Clip, Spec, Views
+from videorl.spec import Augment, Clip, Spec, Text, Views
 from videorl.toy import narrated, scenes
 from videorl.toy.narrated import ASIDES, COLOUR_WORDS, DIRECTION_WORDS, LAG, OFF_TOPIC, PACE_WORDS, SHAPE_WORDS
 
@@ -32,8 +32,9 @@ def root(tmp_path_factory) -> Path:
     return out
 
 
-def spec(clips: int = 1) -> Spec:
-    return Spec(Clip(8, 1, 32, 32, fps=5.0), views=Views(clips, 1), augment=Augment(flip=False))
+def spec(clips: int = 1, dictionary: str = "") -> Spec:
+    text = Text(dictionary=dictionary, length=8)
+    return Spec(Clip(8, 1, 32, 32, fps=5.0), views=Views(clips, 1), augment=Augment(flip=False), text=text)
 
 
 def ends(video) -> np.ndarray:
@@ -60,21 +61,20 @@ def on_topic(video) -> list:
 def test_all_sets_are_read_whole(root):
     dictionary = str(root / "dict.npy")
     howto = HowTo100M(
-        spec(),
+        spec(1, dictionary),
         "train",
-        dictionary=dictionary,
-        max_words=8,
         video_list=str(root / "howto100m.csv"),
         video_root=str(root / "videos/howto100m"),
         caption_root=str(root / "captions"),
     )
     kitchen, short, actions = (
-        kind(spec(2), "test", annotations=str(root / f"{name}.csv"), video_root=str(root / f"videos/{name}"), **keys)
-        for kind, name, keys in (
-            (YouCook2, "youcook2", {"dictionary": dictionary}),
-            (MSRVTT, "msrvtt", {"dictionary": dictionary}),
-            (HMDB51, "hmdb51", {}),
+        kind(
+            spec(2, dictionary),
+            "test",
+            annotations=str(root / f"{name}.csv"),
+            video_root=str(root / f"videos/{name}"),
         )
+        for kind, name in ((YouCook2, "youcook2"), (MSRVTT, "msrvtt"), (HMDB51, "hmdb51"))
     )
     assert [len(howto), len(kitchen), len(short), len(actions)] == [3, 64, 64, 192]
     for dataset in (howto, kitchen, short, actions):

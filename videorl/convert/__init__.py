@@ -3,7 +3,8 @@
 A published layout is one file of this package, an ordinary module with `NAME`, `matches(names) -> bool` and
 `rename(weights, model) -> weights`: the weights under our names, tensors as they are (split or joined where ours are).
 It may have `afresh(names) -> beginnings of names`: what such a file leaves to the first values when training starts
-from it, and `says(state, weights) -> settings`: what such a file, or its kind, says of itself (see `facts`).
+from it, `says(state, weights) -> settings`: what such a file, or its kind, says of itself (see `facts`), and `LEFT`, a
+table of tensors that `rename` leaves out, with the reason.
 """
 
 import functools
@@ -147,7 +148,7 @@ def fit(
         reshaped=reshaped,
         interpolated={name: f"{there} -> {here}" for name, (there, here) in shapes.items()},
         made_new=new,
-        said=_entries(state, entry) + said,
+        said=_entries(state, entry) + _left_out(layout, given) + said,
         wrong=wrong,
     )
     return {name: weights[name] for name in audit.loaded}, audit
@@ -164,6 +165,13 @@ def _entries(state: Mapping, taken: str) -> list[str]:
         return []
     kinds = [f"{key} (a moving average)" if key in AVERAGES else key for key in others]
     return [f"weights of {taken}; the file also has {', '.join(kinds)}: MODEL.CHECKPOINT_ENTRY chooses"]
+
+
+def _left_out(layout: ModuleType | None, given: Mapping[str, Tensor]) -> list[str]:
+    """A line for each tensor that a layout does not take, with its value where it is a number."""
+    table = {name: why for name, why in getattr(layout, "LEFT", {}).items() if name in given}
+    shown = {name: f" {float(given[name]):.4g}" if given[name].numel() == 1 else "" for name in table}
+    return [f"{name}{shown[name]}: not taken, {why}" for name, why in table.items()]
 
 
 def _not_counted(head: nn.Module, testing: bool) -> list[str]:

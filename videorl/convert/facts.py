@@ -14,7 +14,7 @@ from videorl.settings import Setting, parse_text
 
 CLIP = (
     *("DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS", "DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE"),
-    *("DATA.MEAN", "DATA.STD", "MODEL.PATCH_SIZE", "TEXT.DICT", "TEXT.MAX_WORDS"),
+    *("DATA.MEAN", "DATA.STD", "MODEL.PATCH_SIZE", "TEXT.DICT", "TEXT.MAX_WORDS", "TEXT.TOKENIZER"),
 )
 # Keys of models that a pre-trained file and a fine-tuning have each their own of: they change no output of the weights.
 FOR_TRAINING = {"DROPOUT_RATE", "DROPPATH_RATE", "HEAD_INIT_SCALE", "LAYER_SCALE_INIT_VALUE", "ZERO_DECAY_POS_CLS"}
@@ -49,7 +49,9 @@ def of_config(text: object) -> dict[str, object]:
     node = MODELS[name].node if isinstance(name, str) and name in MODELS else ""
     own = {setting.path[1]: setting.value for setting in settings if len(setting.path) == 2 and setting.path[0] == node}
     found = {key: last[key] for key in CLIP if last.get(key) not in (None, "")}
-    return found | {key: value for key, value in own.items() if key not in FOR_TRAINING}
+    parts = {key.bound for key in MODELS[name].keys.values() if "." not in key.bound} if node else set()
+    found |= {key: value for key, value in last.items() if key.split(".")[0] in parts - {""}}
+    return {k: value for k, value in (found | own).items() if k.rpartition(".")[2] not in FOR_TRAINING}
 
 
 def _matters(setting: Setting) -> bool:

@@ -15,7 +15,7 @@ import torch
 
 from videorl.data.captions import CaptionFiles, CaptionIndex, name_of
 from videorl.data.lists import check_paths, checked_root, read_list
-from videorl.data.text import Tokenizer
+from videorl.data.text import tokenizer
 from videorl.registry import DATASETS, Count, NonNegative, UserError
 from videorl.spec import Spec
 from videorl.video.spans import Crop, Spans
@@ -76,7 +76,7 @@ def nearest_captions(starts: Sequence[float], ends: Sequence[float], caption: in
     return np.clip(np.arange(first, first + count), 0, len(starts) - 1)
 
 
-@DATASETS.register("howto100m", node="HOWTO100M", dictionary="TEXT.DICT", max_words="TEXT.MAX_WORDS")
+@DATASETS.register("howto100m", node="HOWTO100M")
 class HowTo100M:
     """A random clip of each video in an epoch, with the captions around one of its captions. For training only.
 
@@ -107,8 +107,6 @@ class HowTo100M:
         spec: Spec,
         split: str,
         *,
-        dictionary: str,
-        max_words: int,
         video_list: str = "",
         video_root: str = "",
         caption_root: str = "",
@@ -121,7 +119,7 @@ class HowTo100M:
         if split != "train":
             raise UserError(f"howto100m has no split {split!r}, only train; evaluate on youcook2, msrvtt or hmdb51")
         self.spec, self.split, self.epoch = spec, split, 0
-        self.tokenize = Tokenizer(dictionary, max_words)
+        self.tokenize = tokenizer(spec.text)
         self.root = checked_root(video_root, "HOWTO100M.VIDEO_ROOT")
         self.paths = read_paths(video_list, "HOWTO100M.VIDEO_LIST", spec.reading.allow_outside_root)
         self.captions = CaptionIndex(caption_index) if caption_index else CaptionFiles(caption_root)

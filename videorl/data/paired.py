@@ -8,12 +8,13 @@ import hashlib
 import math
 import os
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from videorl.data.lists import check_paths, checked_root, read_list, text_of
-from videorl.data.text import Tokenizer
+from videorl.data.text import tokenizer
 from videorl.registry import DATASETS, Count, UserError
 from videorl.spec import Spec
 from videorl.video.reader import open_video
@@ -109,7 +110,7 @@ class Windows:
         raise NotImplementedError
 
 
-@DATASETS.register("youcook2", node="YOUCOOK2", dictionary="TEXT.DICT")
+@DATASETS.register("youcook2", node="YOUCOOK2")
 class YouCook2(Windows):
     """Cooking steps with a sentence each: `text` int64 [1, L]. The validation list of MIL-NCE has 3,350 of them.
 
@@ -126,12 +127,11 @@ class YouCook2(Windows):
         spec: Spec,
         split: str,
         *,
-        dictionary: str,
         annotations: str = "",
         video_root: str = "",
         max_words: Count = 30,
     ):
-        self.tokenize = Tokenizer(dictionary, max_words)
+        self.tokenize = tokenizer(replace(spec.text, length=max_words))
         root = checked_root(video_root, "YOUCOOK2.VIDEO_ROOT")
         rows = read_list(annotations, ("start", "end", "task", "text", "video_id"), "YOUCOOK2.ANNOTATIONS")
         paths = [os.path.join("validation", task, video) for _, _, task, _, video in rows]
@@ -165,7 +165,7 @@ def _span(start: str, end: str, file: str, row: int) -> tuple[float, float]:
     return span
 
 
-@DATASETS.register("msrvtt", node="MSRVTT", dictionary="TEXT.DICT")
+@DATASETS.register("msrvtt", node="MSRVTT")
 class MSRVTT(Windows):
     """Whole short videos with sentences: `text` int64 [1, L]. The 1k test list has 1,000 videos, each with one.
 
@@ -182,12 +182,11 @@ class MSRVTT(Windows):
         spec: Spec,
         split: str,
         *,
-        dictionary: str,
         annotations: str = "",
         video_root: str = "",
         max_words: Count = 30,
     ):
-        self.tokenize = Tokenizer(dictionary, max_words)
+        self.tokenize = tokenizer(replace(spec.text, length=max_words))
         root = checked_root(video_root, "MSRVTT.VIDEO_ROOT")
         rows = read_list(annotations, ("video_id", "sentence"), "MSRVTT.ANNOTATIONS")
         paths = [f"{video}.mp4" for video, _ in rows]

@@ -1,11 +1,9 @@
 """Texts as numbers: words of a fixed dictionary as MIL-NCE takes them, CLIP's byte pairs, or tokens of transformers.
 
-The last two come from open_clip and transformers (`pip install videorl[text]`), without access to a network but for the
-first use of a hub name.
+The last two come from open_clip and transformers (`pip install videorl[text]`). The network is asked for hub:NAME only.
 """
 
 import functools
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,8 @@ import torch
 from videorl.registry import UserError, did_you_mean
 from videorl.spec import Text
 
-KNOWN = ("words", "clip")  # names of TEXT.TOKENIZER that are no folder and no name of a hub
+HUB = "hub:"  # before a name on the Hugging Face hub
+EXPECTED = f"words, clip, a folder with tokenizer.json or vocab.txt, or {HUB}NAME on the Hugging Face hub"
 
 
 def split_words(text: str) -> list[str]:
@@ -30,11 +29,11 @@ def tokenizer(text: Text):
     Raises `UserError` for a tokenizer that is unknown or not installed.
     """
     if text.tokenizer == "words":
-        return Tokenizer(text.dictionary, text.length)
+        return WordTokenizer(text.dictionary, text.length)
     if text.length < 3:
         raise UserError(f"TEXT.MAX_WORDS {text.length}: expected 3 or more, for the tokens of start and end, and text")
     if text.tokenizer == "clip":
-        return ClipTokenizer(text.length)
+        return ClipTokenizer(text.length, text.keep_end)
     path = Path(text.tokenizer)
     vocabulary = path / "vocab.txt" if path.is_dir() and not (path / "tokenizer.json").exists() else path
     if vocabulary.suffix == ".txt" and vocabulary.is_file():
@@ -42,7 +41,7 @@ def tokenizer(text: Text):
     return HubTokenizer(text.tokenizer, text.length)
 
 
-class Tokenizer:
+class WordTokenizer:
     """Texts to word numbers: place in the dictionary, from 1 on.
 
     Words that the dictionary lacks are dropped before the text is cut to `max_words`; shorter texts are filled up with
@@ -64,24 +63,45 @@ class Tokenizer:
 
 
 class ClipTokenizer:
-    """CLIP's 49,408 byte pairs, of open_clip: start, text, end, zeros.
+    """CLIP's 49,408 byte pairs: start, text, end, zeros. The end token has the largest number.
 
-    The end token stays where a text is cut, as in OpenAI's code: the model reads the embedding there. (LaViLa and AVION
-    cut it off, and then read another place; that concerns texts of more than 75 tokens.)
+    Where a text is cut, the end token stays with `keep_end`, as in OpenAI's code: the model reads the embedding there.
+    LaViLa and AVION cut it off, too, and then read another place; that concerns texts of more than 75 tokens.
     """
 
     padding = 0
 
-    def __init__(self, length: int):
-        try:
-            from open_clip.tokenizer import SimpleTokenizer
-        except ImportError as error:
-            raise _not_installed("clip", "open_clip", error) from None
-        self._tokenize = SimpleTokenizer(context_length=length)
+    def __init__(self, length: int, keep_end: bool = True):
+        self.length, self.keep_end = length, keep_end
+        byte_pairs()
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """int64 [K, length]."""
-        return self._tokenize(list(texts))
+        pairs, rows = byte_pairs(), np.zeros((len(texts), self.length), np.int64)
+        for row, text in zip(rows, texts):
+            numbers = [pairs.sot_token_id, *pairs.encode(text), pairs.eot_token_id]
+            row[: len(numbers)] = numbers[: self.length]
+            if self.keep_end and len(numbers) > self.length:
+                row[-1] = pairs.eot_token_id
+        return torch.from_numpy(rows)
+
+
+@functools.cache
+def byte_pairs():
+    """open_clip's tokenizer, whose file of byte pairs is OpenAI's, with OpenAI's names of start and end."""
+    try:
+        import regex
+        from open_clip.tokenizer import SimpleTokenizer
+    except ImportError as error:
+        raise _not_installed("clip", "open_clip", error) from None
+    pairs = SimpleTokenizer()
+    pattern = pairs.pat.pattern
+    for own, published in (("<start_of_text>", "<|startoftext|>"), ("<end_of_text>", "<|endoftext|>")):
+        pairs.encoder[published] = pairs.encoder[own]
+        pairs.cache[published] = published
+        pattern = pattern.replace(own, re.escape(published))
+    pairs.pat = regex.compile(pattern, regex.IGNORECASE)
+    return pairs
 
 
 class WordPieceTokenizer:
@@ -98,6 +118,8 @@ class WordPieceTokenizer:
                 f"TEXT.TOKENIZER {vocabulary}: expected a vocabulary of BERT, found none of {', '.join(missing)}"
             )
         self.padding = words.index("[PAD]")
+        if self.padding:
+            raise UserError(f"TEXT.TOKENIZER {vocabulary}: [PAD] has number {self.padding}; expected 0, as BERT's")
         self._tokenizer = BertWordPieceTokenizer(str(vocabulary), lowercase=True)
         self._tokenizer.enable_truncation(length)
         self._tokenizer.enable_padding(pad_id=self.padding, length=length)
@@ -108,7 +130,7 @@ class WordPieceTokenizer:
 
 
 class HubTokenizer:
-    """A tokenizer of transformers, by folder or hub name; texts are filled up with its padding token."""
+    """A tokenizer of transformers, by folder or hub:NAME; texts are filled up with its padding token."""
 
     def __init__(self, name: str, length: int):
         self.length, self._tokenizer = length, _from_transformers(name)
@@ -123,23 +145,19 @@ class HubTokenizer:
 
 
 def _from_transformers(name: str):
-    expected = "words, clip, a folder with tokenizer.json or vocab.txt, or a name of the Hugging Face hub"
-    if hint := did_you_mean(name, KNOWN):
-        raise UserError(f"unknown TEXT.TOKENIZER {name!r}{hint} (expected {expected})")
+    local = not name.startswith(HUB)
+    if local and not Path(name).exists():
+        hint = did_you_mean(name, ("words", "clip"))
+        raise UserError(f"unknown TEXT.TOKENIZER {name!r}{hint} (expected {EXPECTED})")
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise _not_installed(name, "transformers", error) from None
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+        return AutoTokenizer.from_pretrained(name.removeprefix(HUB), local_files_only=local)
     except (OSError, ValueError) as error:
-        if os.path.exists(name):
-            reason = str(error).strip().partition("\n")[0][:80]
-            raise UserError(f"TEXT.TOKENIZER {name}: no tokenizer is read from there ({reason})") from None
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError):
-        raise UserError(f"TEXT.TOKENIZER {name!r}: found neither here nor on the hub; expected {expected}") from None
+        reason = str(error).strip().partition("\n")[0][:80]
+        raise UserError(f"TEXT.TOKENIZER {name}: no tokenizer is read from there ({reason})") from None
 
 
 def _not_installed(name: str, library: str, error: ImportError) -> UserError:

@@ -186,8 +186,8 @@ class Tower(nn.Module):
         temporal_gate: frozen_in_time scales what time attention gives by tanh of a learned number that begins with 0
         droppath_rate: drop path of the last block; it rises linearly from 0 in the first
         freeze: space: time attention and time positions alone are trained; time: all others
-        resize: position tables of checkpoints of another clip shape; nearest: as TimeSformer; linear: in time, of fewer
-            frames the first rows, as LaViLa, and bicubic in space
+        resize: position tables of checkpoints of another clip shape; nearest: neighbours, as TimeSformer; linear in
+            time, as LaViLa and AVION, of which frozen_in_time takes the first rows for fewer frames, bicubic in space
         zero_decay_pos_cls: no weight decay for positions and class token
     """
 
@@ -285,12 +285,13 @@ class Tower(nn.Module):
         `clip`, the shape of the file's clips, is not needed: space and time have a table each.
         """
         resized = {}
-        for name, how in (("pos_embed", resized_space), ("time_embed", resized_time)):
+        time = "cut" if self.resize == "linear" and self.attention_type == "frozen_in_time" else self.resize
+        for name, made, how in (("pos_embed", resized_space, self.resize), ("time_embed", resized_time, time)):
             target, source = getattr(self, name, None), weights.get(name)
             if target is None or source is None or source.shape == target.shape:
                 continue
             if source.ndim == 3 and source.shape[2] == target.shape[2]:
-                resized[name] = how(source, target.shape[1], self.resize)
+                resized[name] = made(source, target.shape[1], how)
         return {**weights, **resized}, list(resized), []
 
     def no_weight_decay(self) -> set[str]:
@@ -327,10 +328,10 @@ def resized_space(table: Tensor, rows: int, how: str) -> Tensor:
 
 
 def resized_time(table: Tensor, frames: int, how: str) -> Tensor:
-    """A table `[1, T, D]` for another number of frames."""
-    if how == "linear" and frames < table.shape[1]:
+    """A table `[1, T, D]` for another number of frames: nearest, linear, or cut: the first rows, linear for more."""
+    if how == "cut" and frames < table.shape[1]:
         return table[:, :frames]
-    return F.interpolate(table.transpose(1, 2), size=frames, mode=how).transpose(1, 2)
+    return F.interpolate(table.transpose(1, 2), size=frames, mode="nearest" if how == "nearest" else "linear").mT
 
 
 @MODELS.register("TimeSformer", node="TIMESFORMER")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from videorl.data.text import Tokenizer, split_words
+from videorl.data.text import WordTokenizer, split_words
 from videorl.registry import UserError
 from videorl.search.cache import Video
 from videorl.video.folder import File
@@ -27,7 +27,7 @@ class Hit:
         return f"{clock(self.start)} - {clock(self.end)}"
 
 
-def words_of(query: str, tokenizer: Tokenizer) -> tuple[torch.Tensor, list[str]]:
+def words_of(query: str, tokenizer: WordTokenizer) -> tuple[torch.Tensor, list[str]]:
     """Word numbers [L] of a query, and a line for each reason why words of it do not count.
 
     A word that the dictionary lacks is looked up in lower case, in which the released one is. Raises `UserError` if no

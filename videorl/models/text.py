@@ -1,0 +1,99 @@
+"""Text transformers from well-kept libraries: CLIP's from open_clip, DistilBERT from transformers.
+
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021; Sanh et al., DistilBERT,
+2019. Names of weights below `model.` are those of the libraries, which are the published ones. A tower maps numbers of
+tokens `[B, L]`, 0 for padding, to features `[B, width]`; `length` is that of the longest text.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from videorl.registry import UserError
+from videorl.spec import Spec
+
+HUB = "hub:"  # before a name on the Hugging Face hub
+
+
+class Clip(nn.Module):
+    """Causal; the feature of a text is that of the largest of its numbers, the end mark."""
+
+    def __init__(self, spec: Spec, *, width: int, heads: int, layers: int, mlp_ratio: float, vocabulary: int,
+                 activation: str):  # fmt: skip
+        super().__init__()
+        try:
+            from open_clip.transformer import QuickGELU, TextTransformer
+        except ImportError:
+            raise UserError("DUAL.TEXT clip needs open_clip, which is not here; pip install 'videorl[text]'") from None
+        self.width, self.length = width, spec.text.length
+        self.model = TextTransformer(
+            context_length=self.length,
+            vocab_size=vocabulary,
+            width=width,
+            heads=heads,
+            layers=layers,
+            mlp_ratio=mlp_ratio,
+            output_dim=None,
+            act_layer={"gelu": nn.GELU, "quick_gelu": QuickGELU}[activation],
+        )
+        self.model.set_grad_checkpointing(spec.act_checkpoint)
+
+    def forward(self, text: Tensor) -> Tensor:
+        model, length = self.model, text.shape[1]
+        x = model.token_embedding(text) + model.positional_embedding[:length]
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+        return x[torch.arange(len(x), device=x.device), text.argmax(1)]
+
+
+class DistilBert(nn.Module):
+    """The feature of a text is that of its first token, [CLS]; padding is not attended to."""
+
+    def __init__(self, spec: Spec, weights: str, *, width: int, heads: int, layers: int, mlp_ratio: float,
+                 vocabulary: int):  # fmt: skip
+        super().__init__()
+        try:
+            from transformers import DistilBertConfig, DistilBertModel
+        except ImportError:
+            raise UserError(
+                "DUAL.TEXT distilbert needs transformers, which is not here; pip install 'videorl[text]'"
+            ) from None
+        shape = {"dim": width, "n_heads": heads, "n_layers": layers, "hidden_dim": int(width * mlp_ratio)}
+        shape |= {"vocab_size": vocabulary}
+        if weights:
+            self.model = _pretrained(DistilBertModel, weights)
+            _check_shape(self.model.config, shape, weights)
+        else:
+            self.model = DistilBertModel(DistilBertConfig(**shape))
+        self.width, self.length = width, self.model.config.max_position_embeddings
+        if spec.act_checkpoint:
+            older = self.model.gradient_checkpointing_enable  # its name in the first versions of transformers 5
+            getattr(self.model, "activation_checkpointing_enable", older)({"use_reentrant": False})
+
+    def forward(self, text: Tensor) -> Tensor:
+        return self.model(text, attention_mask=text != 0).last_hidden_state[:, 0]
+
+
+def _pretrained(kind, source: str) -> nn.Module:
+    """Weights in float32 from a folder, without a look at the network, or from the hub; safetensors alone."""
+    if not source.startswith(HUB) and not Path(source).is_dir():
+        raise UserError(
+            f"DUAL.TEXT_WEIGHTS {source} is no folder; expected one with config.json and model.safetensors, or a name"
+            f" on the Hugging Face hub, such as {HUB}distilbert-base-uncased"
+        )
+    try:
+        name, local = source.removeprefix(HUB), not source.startswith(HUB)
+        return kind.from_pretrained(name, local_files_only=local, use_safetensors=True, dtype="float32")
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0][:150]
+        raise UserError(f"DUAL.TEXT_WEIGHTS {source} cannot be read: {reason}") from None
+
+
+def _check_shape(published, shape: dict[str, int], source: str) -> None:
+    keys = {"dim": "TEXT_WIDTH", "n_heads": "TEXT_HEADS", "n_layers": "TEXT_LAYERS", "vocab_size": "TEXT_VOCABULARY"}
+    for name, key in keys.items():
+        found = getattr(published, name)
+        if found != shape[name]:
+            raise UserError(
+                f"DUAL.TEXT_WEIGHTS {source} has {name} {found}, DUAL.{key} says {shape[name]}: set {found}"
+            )
