@@ -150,11 +150,12 @@ class Blocks:
         times, length = _timeline(video, block.part)
         numbers = np.stack([windows.shown(times, length, k) for k in range(block.first, block.stop)])  # [W, T]
         wanted = np.unique(numbers[numbers >= 0])
-        pictures = np.zeros((len(wanted) + 1, windows.size, windows.size, 3), np.uint8)  # the last one is black
-        pictures[:-1] = video.frames(wanted + block.part.first).numpy()
-        places = np.where(numbers >= 0, np.searchsorted(wanted, numbers), len(wanted))
-        clips = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-        return [{"video": clips[torch.from_numpy(row)], "index": torch.tensor(i)} for row in places]
+        pictures = video.frames(wanted + block.part.first)  # [N, S, S, 3]
+        places = torch.from_numpy(np.searchsorted(wanted, numbers))
+        clips = [pictures[row] for row in places]
+        for clip, row in zip(clips, numbers):
+            clip[torch.from_numpy(row < 0)] = 0
+        return [{"video": clip.permute(0, 3, 1, 2), "index": torch.tensor(i)} for clip in clips]
 
     def _opened(self, path: str) -> Video:
         if self._video is None or self._video.path != path:
