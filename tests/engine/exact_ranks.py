@@ -1,5 +1,6 @@
 """What the ranks of tests/engine/test_step.py run: importable, so that one spawn serves all cases."""
 
+import copy
 import math
 import sys
 import tempfile
@@ -11,7 +12,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from videorl import dist, registry
+from videorl import config, dist, registry
+from videorl.engine import optim
 from videorl.engine.objective import Objective
 from videorl.engine.step import Precision, backward, normalise, unwrap
 from videorl.models.heads import class_head
@@ -230,6 +232,55 @@ def _published(model: nn.Module, loss: str, rows: dict, factor: float = 1.0) -> 
     return {"loss": values["loss"], "top1": values.get("top1"), **{n: p.grad for n, p in named}}
 
 
+def shared_moments() -> dict[str, bool]:
+    """Whether steps with SOLVER.ZERO are those without, in every bit, also when they go on from what was saved."""
+    cfg = config.load(overrides=["SOLVER.OPTIMIZING_METHOD", "adamw", "SOLVER.ZERO", "True", "NUM_GPUS", "0"])
+    plain = config.load(overrides=["SOLVER.OPTIMIZING_METHOD", "adamw", "NUM_GPUS", "0"])
+    models, optimizers = zip(*(_trained(settings, 3) for settings in (plain, cfg)))
+    saved = optim.state_of(optimizers[1])
+    objects = [saved]
+    td.broadcast_object_list(objects)  # each rank reads the whole file
+    kept = sum(value.numel() for moments in optimizers[1].optim.state.values() for value in moments.values())
+    whole = sum(value.numel() for moments in optimizers[0].state.values() for value in moments.values())
+    goes_on = [_trained(settings, 2, models[0], objects[0])[0] for settings in (plain, cfg)]
+    uninterrupted = _trained(plain, 5)[0]
+    return {
+        "three steps": _equal(*models),
+        "a part is kept": 0 < kept < whole,
+        "saved whole": dist.rank() > 0 or _same_state(saved, optimizers[0].state_dict()),
+        "goes on with": _equal(goes_on[1], uninterrupted),
+        "goes on without": _equal(goes_on[0], uninterrupted),
+    }
+
+
+def _trained(cfg, steps: int, start: nn.Module | None = None, saved: dict | None = None):
+    """A model after so many steps with the same gradients on every rank, from the first or from a saved place."""
+    torch.manual_seed(0)
+    model = Tiny()
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+    optimizer = optim.build_optimizer(cfg, model, nn.Module())
+    if saved is not None:
+        optim.restore(optimizer, copy.deepcopy(saved))
+    for step in range(3 * (saved is not None), 3 * (saved is not None) + steps):
+        draw = torch.Generator().manual_seed(step)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=draw)
+        optim.set_rates(optimizer, 0.01 * (step + 1), 0.1)
+        optimizer.step()
+    return model, optimizer
+
+
+def _equal(model: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def _same_state(state: dict, other: dict) -> bool:
+    moments = zip(state["state"].values(), other["state"].values(), strict=True)
+    same = all(torch.equal(mine[name], theirs[name]) for mine, theirs in moments for name in theirs)
+    return same and [g["names"] for g in state["param_groups"]] == [g["names"] for g in other["param_groups"]]
+
+
 def cases() -> list[tuple[list[str], int, bool]]:
     registry.discover()
     # Sorted: the order of registration depends on what a process has imported. None of some project.
@@ -254,11 +305,13 @@ def run_rank(rank: int, folder: str, worlds: tuple[int, ...]) -> None:
         dropout = gradient(["cross_entropy", "milnce"], 6 // world, True, dropout=0.4)
         narrated = narrated_gradient(2)
         published = published_gradients() if world == 2 else {}
+        shared = shared_moments()
         td.barrier()
         td.destroy_process_group()
         dist._cpu_group = None
         if rank == 0:
             results = {"cases": found, "dropout": dropout, "narrated": narrated, "published": published}
+            results["shared"] = shared
             torch.save(results, f"{folder}/world{world}.pt")
 
 

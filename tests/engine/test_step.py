@@ -63,6 +63,13 @@ def test_gradient_is_that_of_the_whole_batch(world, split, whole):
     } <= worst.keys()
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_shared_moments_change_nothing(split, world):
+    """SOLVER.ZERO: the same bits as without, and one kind of checkpoint for both."""
+    assert split[world]["shared"] == dict.fromkeys(split[world]["shared"], True)
+    assert len(split[world]["shared"]) == 5
+
+
 def test_a_model_without_its_inputs_is_refused():
     with pytest.raises(UserError, match="Tiny reads text, but the data set gives index, x"):
         call(ranks.Tiny(), {"x": torch.zeros(1, 6), "index": torch.zeros(1)})

@@ -190,7 +190,14 @@ RULES: dict[str, Rule] = {
 
 def made(last: Last) -> list[Made]:
     """Settings that follow from several published ones."""
-    return _tests(last) + _masks(last)
+    return _tests(last) + _masks(last) + _shared(last)
+
+
+def _shared(last: Last) -> list[Made]:
+    """zero_sgd, zero_adamw: moments that the processes share."""
+    name = "SOLVER.OPTIMIZING_METHOD"
+    zero = name in last and str(last[name].value).startswith("zero_")
+    return [Made("SOLVER.ZERO", True, (name,))] * zero
 
 
 def _masks(last: Last) -> list[Made]:

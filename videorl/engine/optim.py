@@ -4,7 +4,9 @@ import math
 
 import torch
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 
+from videorl import dist
 from videorl.registry import UserError
 
 
@@ -103,7 +105,8 @@ def build_optimizer(cfg, model: nn.Module, objective: nn.Module) -> torch.optim.
     """The optimizer of the model's and the losses' own parameters (the latter without weight decay).
 
     Adam is fused, on the CPU too, where it takes a fifth of the time. It then reads a gradient in the order in which
-    its parameter lies in memory, see `align`.
+    its parameter lies in memory, see `align`. With SOLVER.ZERO each process keeps the moments of a part of the
+    parameters and sends what it makes of these to the others (Rajbhandari et al., ZeRO, 2020, stage 1).
     """
     solver = cfg.SOLVER
     groups = parameter_groups(model, solver, cfg.BN.WEIGHT_DECAY)
@@ -112,16 +115,44 @@ def build_optimizer(cfg, model: nn.Module, objective: nn.Module) -> torch.optim.
         names = [f"loss.{name}" for name, _ in own]
         settings = {"weight_decay": 0.0, "lr_scale": 1.0, "decays": False}
         groups.append({"params": [p for _, p in own], "names": names, **settings})
-    lr = solver.BASE_LR
+    kind, settings = _kind(solver)
+    if solver.ZERO and dist.world_size() > 1:
+        return ZeroRedundancyOptimizer(groups, kind, **settings)
+    return kind(groups, **settings)
+
+
+def _kind(solver) -> tuple[type[torch.optim.Optimizer], dict]:
+    """The optimizer that SOLVER names, and its settings."""
     if solver.OPTIMIZING_METHOD == "sgd":
         # PySlowFast's default pair of options, momentum 0 with Nesterov, is one that torch refuses.
         nesterov = solver.NESTEROV and solver.MOMENTUM > 0 and solver.DAMPENING == 0
+        momentum = {"momentum": solver.MOMENTUM, "dampening": solver.DAMPENING, "nesterov": nesterov}
         # Not fused: a first step that overflows in float16 leaves its momentum uninitialised (torch 2.15).
-        return torch.optim.SGD(
-            groups, lr=lr, momentum=solver.MOMENTUM, dampening=solver.DAMPENING, nesterov=nesterov, fused=False
-        )
+        return torch.optim.SGD, {"lr": solver.BASE_LR, **momentum, "fused": False}
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[solver.OPTIMIZING_METHOD](groups, lr=lr, betas=tuple(solver.BETAS), eps=1e-8, fused=True)
+    settings = {"lr": solver.BASE_LR, "betas": tuple(solver.BETAS), "eps": 1e-8, "fused": True}
+    return kinds[solver.OPTIMIZING_METHOD], settings
+
+
+def state_of(optimizer: torch.optim.Optimizer) -> dict:
+    """What a checkpoint holds of it, alike with SOLVER.ZERO and without. All ranks call it; only rank 0's is whole."""
+    if isinstance(optimizer, ZeroRedundancyOptimizer):
+        optimizer.consolidate_state_dict()
+        return optimizer.state_dict() if dist.is_main() else {}
+    return optimizer.state_dict()
+
+
+def restore(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """Takes over what `state_of` gave; weight decay and the like stay as they are. With SOLVER.ZERO each rank keeps its
+    part."""
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    if isinstance(optimizer, ZeroRedundancyOptimizer):
+        for p, moments in optimizer.optim.state.items():
+            if "step" in moments:  # it puts this one on the CPU, where a fused Adam of a GPU does not look for it
+                moments["step"] = moments["step"].to(p.device)
 
 
 def align(parameters) -> None:

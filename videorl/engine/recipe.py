@@ -2,7 +2,7 @@
 
 import torch
 
-from videorl import config
+from videorl import config, dist
 
 
 def parts(cfg, optimizer: torch.optim.Optimizer, rate: float) -> list[str]:
@@ -20,5 +20,6 @@ def parts(cfg, optimizer: torch.optim.Optimizer, rate: float) -> list[str]:
         f"{augment.copies // augment.clips} copies of each clip": augment.copies > augment.clips,
         f"moving average of the weights {cfg.EMA.DECAY:g}": cfg.EMA.ENABLED,
         f"masks {masking.ratio:g} ({masking.kind})": masking.ratio,
+        f"moments of the optimizer shared by {dist.world_size()} processes": cfg.SOLVER.ZERO and dist.world_size() > 1,
     }  # fmt: skip
     return [text for text, is_on in words.items() if is_on]

@@ -79,10 +79,10 @@ class State:
         }
 
     def content(self) -> dict:
-        """Everything a run needs to go on exactly."""
+        """Everything a run needs to go on exactly. All ranks call it together; rank 0's is whole."""
         return {
             **self.weights(),
-            "optimizer_state": self.optimizer.state_dict(),
+            "optimizer_state": optim.state_of(self.optimizer),
             "scaler_state": self.precision.scaler.state_dict(),
             "objective_state": self.objective.state_dict(),
             "step_in_epoch": self.step_in_epoch,
@@ -155,10 +155,7 @@ class State:
                 f"{file}: its optimizer groups the parameters in another way; restore the settings of losses, weight"
                 f" decay and layer decay. {weights_alone(file)}"
             )
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-        self.optimizer.load_state_dict(saved)
-        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(own)
+        optim.restore(self.optimizer, saved)
 
     def _check_same_run(self, state: dict, file: Path) -> None:
         if missing := weights.missing(state):
