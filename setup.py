@@ -27,7 +27,10 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     "codec": ["torchcodec>=0.10"],  # needs FFmpeg's libraries on the machine: apt-get install ffmpeg
     "text": ["open_clip_torch>=2.24", "transformers>=5", "tokenizers>=0.20", "regex>=2023.10"],
+    "retrieval": ["faiss-cpu>=1.8"],
     "test": [
+        "faiss-cpu>=1.8",
+        "POT>=0.9.4",  # an oracle for optimal transport
         "open_clip_torch>=2.24",
         "tokenizers>=0.20",
         "regex>=2023.10",

@@ -18,6 +18,9 @@ NAMES = {
     "visible": "[B, V] int64, tokens that the encoder sees, ascending; the grid is numbered by time, row, column",
     "masked": "[B, M] int64, tokens to be predicted, ascending; those that are visible too do not count in the loss",
     "text": "[B, K, L] int64 numbers of words or tokens; K candidate captions of each clip (or [B, L]: one)",
+    "text_mask": "[B, L] bool, which of the tokens of `text` are there; the others fill it up",
+    "video_features": "[B, L, F] float, stored features of a clip in order of time (one a second), then zeros",
+    "video_mask": "[B, L] bool, which of these are there",
     "group": "[B] int64, number of the clip that a sample's text is of: samples of one clip have the same",
     "pseudo": "[B] bool, whether a machine wrote a sample's text",
     "relevancy": "[B] float, how well a sample's text fits its clip: 1 fully, 0 not at all",
@@ -35,6 +38,10 @@ NAMES = {
     "predicted": "[B, M, P] float, pixels of the masked tokens, in order of frame, row, column, colour, normalised",
     "video_embed": "[B, D] float, clips in the joint space of video and text",
     "text_embed": "[B, K, D] float, the K captions of each clip in that space",
+    "video_tokens": "[B, V, D] float, hidden states of a clip: of [CLS], its frames, [SEP]",
+    "video_token_mask": "[B, V], 1 where such a state counts: of the frames that are there, and [SEP]",
+    "text_tokens": "[B, T, D] float, hidden states of a text",
+    "text_token_mask": "[B, T], 1 where such a state counts: of all tokens that are there but the first",
 }
 
 

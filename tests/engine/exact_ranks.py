@@ -31,9 +31,13 @@ VARIANTS = {
     "bce_logit_of_numbers": ("bce_logit", {}),
     "infonce_pseudo": ("infonce", {"PSEUDO_TEMPERATURE": 0.1}),
     "infonce_several": ("infonce", {"SEVERAL_POSITIVES": True}),
+    "infonce_one_way": ("infonce", {"DIRECTION": "t2v", "COSINE": False, "TEMPERATURE": 1.0}),
     "max_margin_adaptive": ("max_margin", {"MARGIN": 0.4, "ADAPTIVE": True}),
+    "norton": ("norton", {"SEQUENCE_LENGTH": 4, "ALPHA": 0.5, "BUCKET": 0.5}),
+    "norton_of_parts": ("norton", {"SEQUENCE_LENGTH": 2, "CLIPS_TOGETHER": 4, "LEARN_TEMPERATURE": True}),
 }
-ONE_TEXT = {"infonce", "infonce_pseudo", "max_margin", "max_margin_adaptive", "egonce"}
+ONE_TEXT = {"infonce", "infonce_pseudo", "infonce_one_way", "max_margin", "max_margin_adaptive", "egonce"}
+ONE_TEXT |= {"norton", "norton_of_parts"}
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
 from recipe import load_case  # noqa: E402
@@ -51,6 +55,7 @@ class Tiny(nn.Module):
         self.words = nn.Linear(4, 8)
         self.head = class_head(SPEC if spaces else Spec(CLIP, {"": CLASSES}), 8)
         self.pixels = nn.Linear(8, MASKED * 3 * math.prod(PATCH))
+        self.tokens = nn.Linear(8, 3 * 8)
         self.recompute = recompute
 
     def forward(self, x, text):
@@ -63,6 +68,8 @@ class Tiny(nn.Module):
             "video_embed": features,
             "text_embed": candidates,
             "predicted": self.pixels(features).unflatten(1, (MASKED, -1)),
+            "video_tokens": self.tokens(features).unflatten(1, (3, 8)),
+            "text_tokens": self.tokens(candidates[:, 0]).unflatten(1, (3, 8)),
         }
 
 
@@ -97,6 +104,20 @@ class Table(nn.Module):
 
     def forward(self, index):
         return {"video_embed": self.video[index], "text_embed": self.text[index]}
+
+
+class States(nn.Module):
+    """Hidden states that are parameters themselves, and their means over what the masks leave."""
+
+    def __init__(self, video, text):
+        super().__init__()
+        self.video, self.text = nn.Parameter(video.clone()), nn.Parameter(text.clone())
+
+    def forward(self, index, video_token_mask, text_token_mask):
+        found = {"video_tokens": self.video[index], "text_tokens": self.text[index]}
+        masks = {"video": video_token_mask, "text": text_token_mask}
+        pooled = {k: (found[f"{k}_tokens"] * m[..., None]).sum(1) / m.sum(1, keepdim=True) for k, m in masks.items()}
+        return found | {f"{k}_embed": value for k, value in pooled.items()}
 
 
 class Linears(nn.Module):
@@ -139,6 +160,8 @@ def data(loss: str) -> dict:
         # Of 4 tokens; what is visible too does not count, so samples have 0, 1 or 2 terms.
         "visible": torch.rand(SAMPLES, 4, generator=draw).argsort(1)[:, :2].sort().values,
         "masked": torch.rand(SAMPLES, 4, generator=draw).argsort(1)[:, :MASKED].sort().values,
+        "video_token_mask": torch.arange(3) < torch.randint(1, 4, (SAMPLES, 1), generator=draw),
+        "text_token_mask": torch.arange(3) < torch.randint(1, 4, (SAMPLES, 1), generator=draw),
         "pseudo": torch.rand(SAMPLES, generator=draw) < 0.4,
         "relevancy": torch.rand(SAMPLES, generator=draw),
         "verbs": (torch.rand(SAMPLES, 7, generator=draw) < 0.3).float(),
@@ -217,16 +240,20 @@ def published_gradients() -> dict[str, dict]:
     rows = {"index": torch.arange(size), "x": case["inputs"]["V"], "text": case["inputs"]["T"].view(size, texts, -1)}
     for key, factor in (("milnce", 1.0), ("milnce_gathered", 0.5)):
         found[key] = _published(Linears(case["state_dict"]), "milnce", rows, factor)
+    given = load_case(GOLDEN / "norton/loss_threshold_4_alpha_half.pt")["inputs"]
+    states = States(given["video_noise"] + 0.3 * given["text_outputs"].mean(1, keepdim=True), given["text_outputs"])
+    masks = {f"{kind}_token_mask": given[f"{kind}_mask"] for kind in ("video", "text")}
+    found["norton"] = _published(states, "norton", {"index": torch.arange(32), **masks}, chunks=4)
     return found
 
 
-def _published(model: nn.Module, loss: str, rows: dict, factor: float = 1.0) -> dict:
-    """One step over all rows: two micro-batches of one process, or one of each rank."""
+def _published(model: nn.Module, loss: str, rows: dict, factor: float = 1.0, chunks: int = 2) -> dict:
+    """One step over all rows, in so many micro-batches, which the ranks share."""
     objective = Objective({loss: build_loss(loss)}, {loss: 1.0}, factor)
-    size = len(rows["index"]) // 2
-    batches = [{k: v[start : start + size] for k, v in rows.items()} for start in (0, size)]
-    if dist.world_size() > 1:
-        batches, model = [batches[dist.rank()]], DistributedDataParallel(model)
+    size, own = len(rows["index"]) // chunks, chunks // dist.world_size()
+    batches = [{k: v[start : start + size] for k, v in rows.items()} for start in range(0, chunks * size, size)]
+    batches = batches[dist.rank() * own : (dist.rank() + 1) * own]
+    model = DistributedDataParallel(model) if dist.world_size() > 1 else model
     values = backward(model, objective, batches, clip=CLIP, precision=Precision(torch.device("cpu")), seed=0, step=0)
     named = [*unwrap(model).named_parameters(), *objective.losses[loss].named_parameters()]
     return {"loss": values["loss"], "top1": values.get("top1"), **{n: p.grad for n, p in named}}
@@ -285,7 +312,9 @@ def cases() -> list[tuple[list[str], int, bool]]:
     registry.discover()
     # Sorted: the order of registration depends on what a process has imported. None of some project.
     own = sorted(name for name in LOSSES if LOSSES[name].build.__module__.startswith("videorl."))
-    every = [([name], micro, even) for name in [*own, *VARIANTS] for micro in (1, 2, 3, 4) for even in (True, False)]
+    every = [
+        ([name], micro, even) for name in sorted({*own, *VARIANTS}) for micro in (1, 2, 3, 4) for even in (True, False)
+    ]
     together = (
         ["cross_entropy", "informative", "milnce", "infonce_several"],
         ["multi_head", "informative", "sparsity"],

@@ -11,7 +11,7 @@ import exact_ranks as ranks
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
-from recipe import assert_close, limits, load_case  # noqa: E402
+from recipe import assert_close, check, limits, load_case  # noqa: E402
 
 from videorl.engine.objective import Objective  # noqa: E402
 from videorl.engine.step import Precision, backward, call, seed_chunk  # noqa: E402
@@ -212,6 +212,14 @@ def test_contrastive_losses_as_published_on_one_and_two_ranks(split, world):
     for name, key in (("milnce", "grads"), ("milnce_gathered", "grads_ranks")):
         assert_close(found[name], case["expected"][key], *limits(case))
         assert found[name]["loss"] == pytest.approx(float(case["expected"]["loss"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_norton_as_published_in_four_micro_batches_of_one_and_two_ranks(split, world):
+    found = (split[world]["published"] if world > 1 else ranks.published_gradients())["norton"]
+    case = load_case(GOLDEN / "norton/loss_threshold_4_alpha_half.pt")
+    got = {"loss": found["loss"], **{f"grad_{kind}_outputs": found[kind] for kind in ("video", "text")}}
+    check(case | {"expected": {name: case["expected"][name] for name in got}}, got)
 
 
 def test_the_published_gather_is_a_factor_of_the_exact_gradient():

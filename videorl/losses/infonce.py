@@ -5,7 +5,7 @@ With a temperature of its own for machine-written texts: Zhao et al., LaViLa, CV
 
 import logging
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ log = logging.getLogger("videorl")
 
 @LOSSES.register("infonce")
 class InfoNCE(nn.Module):
-    """Cross-entropy of each video among all texts and of each text among all videos, averaged.
+    """Cross-entropy of each video among all texts and of each text among all videos, averaged (or of one of them).
 
     1 / temperature is kept in 1 .. max_scale: the parameter itself is clamped before each use, as in CLIP, so that it
     can always come back. With `pseudo_temperature` video i and text j are multiplied by sqrt(s_i s_j), where s is the
@@ -31,6 +31,9 @@ class InfoNCE(nn.Module):
         learn_pseudo_temperature: whether it is trained
         max_scale: upper limit of 1 / temperature
         several_positives: a clip may have K > 1 texts, which all fit: the softmax over all texts is summed over these
+        direction: both | v2t: each video among all texts | t2v: each text among all videos
+        cosine: similarities are cosines; false: dot products, as in VideoCLIP, whose loss is twice `both` with
+            TEMPERATURE 1.0 and LEARN_TEMPERATURE False
     """
 
     coupled = True
@@ -45,9 +48,13 @@ class InfoNCE(nn.Module):
         learn_pseudo_temperature: bool = True,
         max_scale: Annotated[float, Range("> 1")] = 100.0,
         several_positives: bool = False,
+        direction: Literal["both", "v2t", "t2v"] = "both",
+        cosine: bool = True,
     ):
         super().__init__()
         self.largest, self.several_positives = math.log(max_scale), several_positives
+        self.ways = {"both": ("v2t", "t2v")}.get(direction, (direction,))
+        self.similarities = similarities if cosine else dot_products
         self.log_scale = self._scale("TEMPERATURE", temperature, learn_temperature)
         self.log_pseudo_scale = None
         if pseudo_temperature:
@@ -63,7 +70,7 @@ class InfoNCE(nn.Module):
         return nn.Parameter(torch.tensor(inside), requires_grad=learned)
 
     def forward(self, video_embed: Tensor, text_embed: Tensor, pseudo: Tensor | None = None) -> Tensor:
-        """video_embed [B, D], text_embed [B, D] or [B, K, D], of any length (they are normalised here), pseudo [B] bool
+        """video_embed [B, D], text_embed [B, D] or [B, K, D] (for cosines they are normalised here), pseudo [B] bool
         -> scalar."""
         text_embed = text_embed if text_embed.ndim == 3 else text_embed[:, None]
         samples, texts = text_embed.shape[:2]
@@ -72,10 +79,11 @@ class InfoNCE(nn.Module):
                 f"infonce expects one text a clip, found {texts}: give one, or set SEVERAL_POSITIVES True if all of"
                 " them fit the clip (milnce is for candidates of which some may not)"
             )
-        logits = similarities(video_embed, text_embed.flatten(0, 1))
+        logits = self.similarities(video_embed, text_embed.flatten(0, 1))
         logits = logits * self._scales(samples, texts, pseudo)
         own = torch.eye(samples, dtype=torch.bool, device=logits.device).repeat_interleave(texts, 1)  # [B, B * K]
-        return (contrast(logits, own) + contrast(logits.T, own.T)) / 2
+        ways = {"v2t": (logits, own), "t2v": (logits.T, own.T)}
+        return sum(contrast(*ways[way]) for way in self.ways) / len(self.ways)
 
     def _scales(self, samples: int, texts: int, pseudo: Tensor | None) -> Tensor:
         """[B, B * K], or a scalar where all samples have one temperature."""
@@ -98,7 +106,7 @@ class InfoNCE(nn.Module):
     def monitor(self, video_embed: Tensor, text_embed: Tensor) -> dict[str, tuple[Tensor, int]]:
         """Videos whose nearest text is their own, and all videos."""
         texts = text_embed.shape[1] if text_embed.ndim == 3 else 1
-        nearest = similarities(video_embed, text_embed.reshape(-1, text_embed.shape[-1])).argmax(1) // texts
+        nearest = self.similarities(video_embed, text_embed.reshape(-1, text_embed.shape[-1])).argmax(1) // texts
         own = torch.arange(len(nearest), device=nearest.device)
         return {"top1": ((nearest == own).sum(), len(nearest))}
 
@@ -115,6 +123,11 @@ def one_text_each(text_embed: Tensor, loss: str) -> Tensor:
 def similarities(videos: Tensor, texts: Tensor) -> Tensor:
     """Cosines [N, M] of videos [N, D] and texts [M, D]."""
     return F.normalize(videos, dim=1) @ F.normalize(texts, dim=1).T
+
+
+def dot_products(videos: Tensor, texts: Tensor) -> Tensor:
+    """[N, M] of videos [N, D] and texts [M, D]."""
+    return videos @ texts.T
 
 
 def contrast(logits: Tensor, positives: Tensor) -> Tensor:

@@ -1,0 +1,102 @@
+"""How well the words of a text and the frames of a clip fit, from the hidden states of each (Norton, ICLR 2024)."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+AT_ONCE = 2**22  # similarities of a word and a frame in memory; of 1,024 clips as published all are 140 times as many
+BLOCK = 2**6  # texts, and clips, that are taken together if so many similarities fit
+
+
+def soft_maxima(words: Tensor, word_mask: Tensor, frames: Tensor, frame_mask: Tensor, alpha: float):
+    """Two tables [N, M] for texts of words [N, T, D] and clips of frames [M, V, D], with masks [N, T] and [M, V] bool.
+
+    The first: alpha * log of the sum, over the frames of a clip, of exp(cosine / alpha), summed over the words of a
+    text and divided by their number. The second: the same with words and frames exchanged. As published, a place that
+    the mask leaves out counts in the outer sum, with cosines of 0, and not in the inner one.
+
+    All N * M * T * V cosines are never there at once: a block of them at a time is made, and made again in the backward
+    pass. A text or clip whose mask is empty has no value (nan).
+    """
+    words, word_counts, word_order = _packed(words, word_mask)
+    frames, frame_counts, frame_order = _packed(frames, frame_mask)
+    by_words, by_frames = _SoftMaxima.apply(words / alpha, word_counts, frames, frame_counts)
+    lost_words, lost_frames = word_mask.shape[1] - word_counts, frame_mask.shape[1] - frame_counts
+    by_words = (by_words + lost_words[:, None] * frame_counts.log()) * (alpha / word_counts[:, None])
+    by_frames = (by_frames + lost_frames * word_counts[:, None].log()) * (alpha / frame_counts)
+    back = word_order.argsort()[:, None], frame_order.argsort()
+    return by_words[back], by_frames[back]
+
+
+def _packed(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows by falling number of tokens, each with those of length 1 in front and 0 behind; the numbers; the order."""
+    counts = mask.sum(1)
+    order = counts.argsort(descending=True, stable=True)
+    mask, counts = mask[order], counts[order]
+    places = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(counts.max())]
+    tokens = tokens[order[:, None], places]
+    return F.normalize(tokens, dim=2) * mask.gather(1, places)[..., None], counts, order
+
+
+class _SoftMaxima(torch.autograd.Function):
+    """Sums of logarithms [N, M] over the words, and over the frames, that are there; without the factor alpha."""
+
+    @staticmethod
+    def forward(ctx, words: Tensor, word_counts: Tensor, frames: Tensor, frame_counts: Tensor):
+        ctx.save_for_backward(words, word_counts, frames, frame_counts)
+        by_words, by_frames = (words.new_empty(len(words), len(frames)) for _ in range(2))
+        for rows, columns in _blocks(word_counts, frame_counts):
+            block = _Block(words, word_counts, frames, frame_counts, rows, columns)
+            by_words[rows, columns] = block.over_frames.log().sum(1)
+            by_frames[rows, columns] = block.over_words.log().sum(2)
+        return by_words, by_frames
+
+    @staticmethod
+    def backward(ctx, by_words: Tensor, by_frames: Tensor):
+        words, word_counts, frames, frame_counts = ctx.saved_tensors
+        of_words, of_frames = torch.zeros_like(words), torch.zeros_like(frames)
+        for rows, columns in _blocks(word_counts, frame_counts):
+            block = _Block(words, word_counts, frames, frame_counts, rows, columns)
+            factor = (by_words[rows, None, columns] / block.over_frames)[..., None]
+            factor = factor + (by_frames[rows, columns, None] / block.over_words)[:, None]
+            gradient = factor.mul_(block.exponentials).flatten(2).flatten(0, 1)  # [A * T, B * V]
+            of_words[rows, : block.longest[0]] += (gradient @ block.frames).view_as(block.words)
+            of_frames[columns, : block.longest[1]] += (gradient.T @ block.words.flatten(0, 1)).unflatten(
+                0, (-1, block.longest[1])
+            )
+        return of_words, None, of_frames, None
+
+
+class _Block:
+    """exp(similarity) of some texts and clips, [A, T, B, V], 0 where there is no word or frame, and its sums.
+
+    `over_frames` [A, T, B] and `over_words` [A, B, V] are 1 where there is no word, or frame, that they would be of.
+    """
+
+    def __init__(self, words, word_counts, frames, frame_counts, rows: slice, columns: slice):
+        word_counts, frame_counts = word_counts[rows], frame_counts[columns]
+        self.longest = int(word_counts[0]), int(frame_counts[0])
+        self.words = words[rows, : self.longest[0]]
+        self.frames = frames[columns, : self.longest[1]].flatten(0, 1)
+        no_word, no_frame = (
+            torch.arange(longest, device=words.device) >= counts[:, None]
+            for longest, counts in zip(self.longest, (word_counts, frame_counts))
+        )
+        nothing = torch.where(no_frame.flatten(), -torch.inf, 0.0).to(words.dtype)
+        scores = torch.addmm(nothing, self.words.flatten(0, 1), self.frames.T)
+        scores[no_word.flatten()] = -torch.inf
+        shape = (*no_word.shape, *no_frame.shape)
+        self.exponentials = scores.exp_().view(shape)
+        self.over_frames = self.exponentials.sum(3).masked_fill_(no_word[..., None], 1.0)
+        self.over_words = self.exponentials.sum(1).masked_fill_(no_frame, 1.0)
+
+
+def _blocks(word_counts: Tensor, frame_counts: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Texts and clips of at most AT_ONCE similarities, at least one of each."""
+    longest = int(word_counts[0]) * int(frame_counts[0])
+    size = max(1, min(BLOCK, int((AT_ONCE / max(longest, 1)) ** 0.5)))
+    for row in range(0, len(word_counts), size):
+        for column in range(0, len(frame_counts), size):
+            yield slice(row, row + size), slice(column, column + size)
