@@ -57,7 +57,7 @@ def command(kind: str, out: Path, *words) -> Warm:
 
 
 def finished(process: Warm) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=180)
+    out, err = process.communicate()
     return process.returncode, out, err
 
 

@@ -30,7 +30,7 @@ def start(cfg: str, data: Path, out: Path, *words) -> Warm:
 
 
 def end(process: Warm, code: int = 0) -> str:
-    _, said = process.communicate(timeout=180)
+    _, said = process.communicate()
     assert process.returncode == code, said
     return said
 

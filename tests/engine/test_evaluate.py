@@ -11,7 +11,7 @@ import torch
 
 from tests.engine import eval_ranks
 from tests.faults.conftest import write_set
-from tests.faults.warm import _server
+from tests.faults.warm import together
 from videorl import dist, report
 from videorl.engine import build
 from videorl.engine.evaluate import Evaluation, evaluations, readable
@@ -44,12 +44,7 @@ def ranks(data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     strict = ("DATA.MAX_BAD_FRACTION", 0.2)
     cases = {"good": (data["good"],), "bad": (data["bad"],), "strict": (data["bad"], *strict)}
-    processes = [_server().Process(target=eval_ranks.run_rank, args=(r, folder, cases)) for r in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
+    together(eval_ranks.run_rank, *((r, folder, cases) for r in range(3)))
     return folder
 
 

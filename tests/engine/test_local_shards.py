@@ -10,7 +10,7 @@ import torch
 
 from tests.engine import shard_ranks
 from tests.faults.conftest import Run, free_port, same_bits, write_set
-from tests.faults.warm import _server
+from tests.faults.warm import together
 from videorl.engine.build import seed_of
 from videorl.engine.evaluate import Evaluation
 from videorl.loading.batches import Plan, Quota, Weighted
@@ -45,12 +45,7 @@ def found(machines, tmp_path_factory) -> dict:
         "same": ((nine, nine, nine, nine), *scope, 2),
         "mixed up": ((five, five, nine, five), *scope, 2),
     }
-    processes = [_server().Process(target=shard_ranks.run_rank, args=(r, folder, cases)) for r in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
+    together(shard_ranks.run_rank, *((r, folder, cases) for r in range(4)))
     load = lambda file: torch.load(folder / file, weights_only=True)  # noqa: E731
     return {(n, r): load(f"local{n}_rank{r}.pt") for n in shard_ranks.LAYOUTS for r in range(2 * n)}
 
@@ -163,8 +158,7 @@ def both(machines: list[Path], out: Path, *overrides, fault: str = "") -> list[R
         return [one.wait() for one in started]
     finally:
         for one in started:
-            if one.process.poll() is None:
-                one.kill()
+            one.kill()
 
 
 def read_by(out: Path, machine: int) -> dict[int, list[int]]:

@@ -15,7 +15,7 @@ from videorl.engine.watch import Watch, forget
 
 
 def wait_for(condition) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.002)

@@ -1,5 +1,6 @@
 """Runs of tools/run_net.py in subprocesses with a hard time limit, on 24 tiny videos, with faults injected for real."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.faults.warm import Warm
+from tests.faults.warm import PATIENCE, Warm, adopt, end_all, end_with_parent
 
 ROOT = Path(__file__).parents[2]
 CONFIG = Path(__file__).parent / "projects/faulty/faulty.yaml"
@@ -61,7 +63,7 @@ def own_world(tmp_path) -> Path:
 
 def _popen(command: list[str], env: dict[str, str], cwd: Path) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=env, cwd=cwd, start_new_session=True, **pipes)
+    return subprocess.Popen(command, env=env, cwd=cwd, start_new_session=True, preexec_fn=end_with_parent, **pipes)
 
 
 class Run:
@@ -90,28 +92,32 @@ class Run:
         self.process = (_popen if launcher else Warm)(command, environment, cwd)
         self.began = time.monotonic()
 
-    def wait(self, limit: float = 90.0) -> "Run":
-        """Waits; a run that is not done by `limit` seconds is killed, and the test fails."""
+    def wait(self) -> "Run":
+        """Waits; a run that is not done after `PATIENCE` is killed, and the test fails."""
         try:
-            self.stdout, self.stderr = self.process.communicate(timeout=limit)
+            self.stdout, self.stderr = self.process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
-            self.kill()
-            self.stdout, self.stderr = self.process.communicate()
-            pytest.fail(f"still running after {limit} s\n{self.stdout[-2000:]}\n{self.stderr[-2000:]}")
+            self.fail(f"still running after {PATIENCE:.0f} s")
         self.seconds = time.monotonic() - self.began
         self.code = self.process.returncode
         return self
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
-    def until(self, text: str, limit: float = 60.0) -> None:
+    def fail(self, why: str) -> None:
+        self.kill()
+        stdout, stderr = self.process.communicate()
+        pytest.fail(f"{why}\n{stdout[-2000:]}\n{stderr[-2000:]}")
+
+    def until(self, text: str) -> None:
         """Waits until the run's log holds `text`."""
         log = self.out / "stdout.log"
-        end = time.monotonic() + limit
+        end = time.monotonic() + PATIENCE
         while not (log.exists() and text in log.read_text()):
             if self.process.poll() is not None or time.monotonic() > end:
-                pytest.fail(f"{text!r} never stood in the log\n{self.process.communicate()}")
+                self.fail(f"{text!r} never stood in the log")
             time.sleep(0.05)
 
     @property
@@ -133,17 +139,37 @@ class Run:
 @pytest.fixture
 def run(world, tmp_path):
     """`run("name", *overrides, fault=…)` starts a run on the shared videos; what is left of it is killed at the end."""
+    with starting(world, tmp_path) as start:
+        yield start
+
+
+@contextlib.contextmanager
+def starting(world: Path, folder: Path) -> Iterator[Callable[..., Run]]:
+    """What starts runs in `folder`; what is left of them is killed at the end, even of one that has lost its leader."""
     started = []
 
     def start(name: str = "out", *overrides, data: Path = world, **options) -> Run:
-        started.append(Run(data, tmp_path / name, *overrides, **options))
+        started.append(Run(data, folder / name, *overrides, **options))
         return started[-1]
 
-    yield start
-    for one in started:
-        if one.process.poll() is None:
+    try:
+        yield start
+    finally:
+        for one in started:
             one.kill()
             one.process.communicate()
+
+
+adopt()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    """However a test ended, and wherever its fixtures failed, it leaves no process."""
+    try:
+        return (yield)
+    finally:
+        end_all()
 
 
 def free_port() -> int:

@@ -15,7 +15,7 @@ from videorl.video.reader import open_video
 MEMORY = 8 << 30  # bytes of address space of a child
 
 
-def guarded(act: Callable, cases: Sequence, seconds: float = 30.0) -> list:
+def guarded(act: Callable, cases: Sequence, seconds: float = 300.0) -> list:
     """`act(case)` for each case, in order; for one that takes its process down a str: "crash: …" or "hang"."""
     results = []
     context = multiprocessing.get_context("fork")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.faults.conftest import Run, same_bits
+from tests.faults.conftest import Run, same_bits, starting
 from tests.faults.warm import _server
 from videorl import checkpoint
 
@@ -22,7 +22,8 @@ FIRST, SECOND, THIRD = (checkpoint.name_of(epochs) for epochs in (1, 2, 3))
 @pytest.fixture(scope="module")
 def reference(world, tmp_path_factory) -> Run:
     """The undisturbed run: three epochs of four steps."""
-    done = Run(world, tmp_path_factory.mktemp("reference") / "out", *TRAIN_ONLY).wait()
+    with starting(world, tmp_path_factory.mktemp("reference")) as start:
+        done = start("out", *TRAIN_ONLY).wait()
     assert done.code == 0, done.stderr
     return done
 

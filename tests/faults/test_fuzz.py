@@ -37,5 +37,5 @@ def test_what_takes_its_process_down_is_told_and_the_rest_is_read():
         3: lambda: time.sleep(600),
         5: lambda: os._exit(4),
     }
-    found = guarded(lambda case: faults.get(case, lambda: case)(), range(7), seconds=2.0)
+    found = guarded(lambda case: faults.get(case, lambda: case)(), range(7), seconds=6.0)
     assert found == [0, 1, "crash: SIGABRT", "hang", 4, "crash: exit code 4", 6]

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.faults.conftest import Run, same_bits, shards
+from tests.faults.conftest import Run, same_bits, shards, starting
+from tests.faults.warm import PATIENCE
 from videorl.loading import pool
 from videorl.loading.pool import Loader, Workers
 from videorl.loading.quarantine import Quarantine
@@ -439,11 +440,12 @@ def left_over(run) -> list[int]:
 
 @pytest.fixture(scope="module")
 def undisturbed(world, tmp_path_factory):
-    return Run(world, tmp_path_factory.mktemp("undisturbed") / "out", *SHORT).wait(240)
+    with starting(world, tmp_path_factory.mktemp("undisturbed")) as start:
+        return start("out", *SHORT).wait()
 
 
 def test_a_worker_killed_once_changes_no_bit_of_the_run(run, undisturbed, tmp_path):
-    one = run("once", *SHORT, *TWO, fault=f"kill@sample=5,once={tmp_path / 'mark'}").wait(240)
+    one = run("once", *SHORT, *TWO, fault=f"kill@sample=5,once={tmp_path / 'mark'}").wait()
     assert (one.code, undisturbed.code, one.fired) == (0, 0, 1), one.stderr
     assert quarantined(one) == []
     assert same_run(one, undisturbed)
@@ -452,7 +454,7 @@ def test_a_worker_killed_once_changes_no_bit_of_the_run(run, undisturbed, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize(("action", "stage", "fired"), [("segv", "crash", 2), ("sleep", "hang", 1)])
 def test_a_sample_that_takes_workers_down_is_quarantined_and_the_run_goes_on(run, action, stage, fired):
-    one = run(action, *SHORT, *TWO, "DATA_LOADER.TIMEOUT", 3.0, fault=f"{action}@sample=5").wait(240)
+    one = run(action, *SHORT, *TWO, "DATA_LOADER.TIMEOUT", 3.0, fault=f"{action}@sample=5").wait()
     assert (one.code, one.fired) == (0, fired), one.stderr
     assert quarantined(one) == [("faulty/train", "train_5.mp4", stage, 2)]
     assert one.final()["steps_done"] == 8
@@ -462,7 +464,7 @@ def test_a_sample_that_takes_workers_down_is_quarantined_and_the_run_goes_on(run
 @pytest.mark.slow
 @pytest.mark.parametrize(("action", "error"), [("raise", "RuntimeError: injected"), ("odd_raise", "Odd: 1")])
 def test_a_bug_in_a_sample_ends_the_run_with_its_name(run, action, error):
-    one = run(action, *SHORT, *TWO, fault=f"{action}@sample=5").wait(240)
+    one = run(action, *SHORT, *TWO, fault=f"{action}@sample=5").wait()
     assert (one.code, one.fired) == (1, 1), one.stderr
     assert f"train_5.mp4): {error}" in one.stderr
     assert left_over(one) == []
@@ -471,7 +473,7 @@ def test_a_bug_in_a_sample_ends_the_run_with_its_name(run, action, error):
 @pytest.mark.slow
 def test_spawned_workers_make_the_same_run_and_know_the_project(run, undisturbed, tmp_path):
     words = (*SHORT, *TWO, "DATA_LOADER.MP_CONTEXT", "spawn")
-    one = run("spawn", *words, fault=f"kill@sample=5,once={tmp_path / 'mark'}", launcher=[sys.executable]).wait(400)
+    one = run("spawn", *words, fault=f"kill@sample=5,once={tmp_path / 'mark'}", launcher=[sys.executable]).wait()
     assert (one.code, one.fired) == (0, 1), one.stderr
     assert same_run(one, undisturbed)
 
@@ -479,7 +481,7 @@ def test_spawned_workers_make_the_same_run_and_know_the_project(run, undisturbed
 def test_workers_do_not_outlive_a_main_process_that_was_killed(run):
     """Not even one that is at a sample which hangs."""
     one = run("orphans", *SHORT, *TWO, fault="sleep@sample=5")
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE
     while not one.fired:
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -505,7 +507,7 @@ def verdict(run) -> str:
 
 def test_a_training_set_without_a_good_video_is_an_error_at_once(run, own_world):
     damage(own_world, [f"train_{i}" for i in range(24)])
-    one = run("all_bad", *SHORT, *TWO, "DATA.MAX_BAD_FRACTION", 1.0, data=own_world).wait(240)
+    one = run("all_bad", *SHORT, *TWO, "DATA.MAX_BAD_FRACTION", 1.0, data=own_world).wait()
     assert "faulty/train: 24 of 24 samples cannot be read, and among the last" in verdict(one)
     assert "empty file" in verdict(one)
     assert len(quarantined(one)) == 24
@@ -513,7 +515,7 @@ def test_a_training_set_without_a_good_video_is_an_error_at_once(run, own_world)
 
 
 def ranks(run, name: str, *words, **options) -> list[Run]:
-    return [one.wait(240) for one in shards(run, 2, name, *SHORT, *words, **options)]
+    return [one.wait() for one in shards(run, 2, name, *SHORT, *words, **options)]
 
 
 def test_unreadable_samples_of_all_ranks_are_judged_together(run, own_world):
@@ -532,14 +534,14 @@ def test_unreadable_samples_of_all_ranks_are_judged_together(run, own_world):
 def test_a_bad_video_gives_way_to_its_neighbour_and_more_end_the_run(run, own_world):
     damage(own_world, ["train_5", "val_3"])
     words = ("DATA.MAX_BAD_FRACTION", 0.2, "SOLVER.MAX_EPOCH", 2, "TRAIN.EVAL_PERIOD", 1)
-    runs = [run(f"workers{n}", *words, "DATA_LOADER.NUM_WORKERS", n, data=own_world).wait(240) for n in (0, 2)]
+    runs = [run(f"workers{n}", *words, "DATA_LOADER.NUM_WORKERS", n, data=own_world).wait() for n in (0, 2)]
     assert [one.code for one in runs] == [0, 0], runs[0].stderr
     assert same_run(*runs)
     bad = {("faulty/train", "train_5.mp4", "open", 2), ("faulty/val", "val_3.mp4", "open", 2)}
     assert [set(quarantined(one)) for one in runs] == [bad, bad]
     assert "(n=6/7" in (runs[0].out / "stdout.log").read_text()
     damage(own_world, ["train_9", "train_11"])
-    over = run("over", *SHORT, *TWO, data=own_world).wait(240)
+    over = run("over", *SHORT, *TWO, data=own_world).wait()
     assert "of 24 samples cannot be read, more than DATA.MAX_BAD_FRACTION 0.05 allows" in verdict(over)
     assert ".mp4 (empty file)" in verdict(over)
     assert len(quarantined(over)) >= 2

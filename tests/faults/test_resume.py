@@ -6,8 +6,9 @@ import signal
 import sys
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.faults.conftest import Run, same_bits, shards
+from tests.faults.conftest import Run, same_bits, shards, starting
 
 # All that a checkpoint must hold: batch norm, dropout, moving average, a learnable loss parameter, augmentation, MixUp,
 # two micro-batches a step; 3 steps an epoch. The coupled loss runs the model twice: 4 forward passes a step.
@@ -75,12 +76,12 @@ def files(run: Run) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def references(world, tmp_path_factory):
     """By number of processes: the finished run that was not disturbed."""
-    folder, made = tmp_path_factory.mktemp("references"), {}
+    made = {}
 
     def reference(processes: int) -> Run:
         if processes not in made:
-            start = lambda name, *words, **options: Run(world, folder / name, *words, **options)  # noqa: E731
-            runs = command(start, processes, f"of{processes}", *FULL)
+            with starting(world, tmp_path_factory.mktemp("references")) as start:
+                runs = command(start, processes, f"of{processes}", *FULL)
             assert [r.code for r in runs] == [0] * processes, runs[0].stderr
             made[processes] = runs[0]
         return made[processes]
@@ -121,6 +122,22 @@ def test_killed_and_started_again_ends_with_the_same_bits(run, references, momen
     assert logged(again[0]) == logged(reference)
     if workers == 0:  # those of a killed run live on for up to two seconds, and read
         assert sorted(read(again[0])) == sorted(read(references(1))[8 * saved :])
+
+
+def test_an_evaluation_after_the_checkpoint_of_its_step_is_logged_once(run, references):
+    """Told to stop after the last step of an epoch, then killed after its evaluation, before the next checkpoint."""
+    words = (*FULL, "TRAIN.CHECKPOINT_STEPS", "0", "TRAIN.CHECKPOINT_PERIOD", "2", "TENSORBOARD.ENABLE", "True")
+    stopped = command(run, 1, "out", *words, fault="term@step=12")[0]
+    assert (stopped.code, stopped.final()["step_in_epoch"]) == (75, 3)
+    killed = command(run, 1, "out", *words, fault="kill@step=1")[0]
+    assert killed.code == -signal.SIGKILL
+    assert ("val_epoch", 3) in logged(killed)
+    again = command(run, 1, "out", *words)[0]
+    assert again.code == 0, again.stderr
+    assert logged(again) == logged(references(1))
+    events = EventAccumulator(str(again.out / "tensorboard")).Reload()
+    for tag, steps in {"Train/loss": [1, 2, 3, 4, 5, 6], "val/top1": [3, 6]}.items():
+        assert [event.step for event in events.Scalars(tag)] == steps
 
 
 def test_another_number_of_processes_goes_on_with_the_same_samples(run, references):
@@ -194,7 +211,7 @@ def test_two_processes_have_the_loss_curve_of_one(run, tmp_path, launch):
     assert one.code == 0, one.stderr
     if launch == "torchrun":
         torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-        runs = [run("two", *MVIT, launcher=torchrun).wait(180)]
+        runs = [run("two", *MVIT, launcher=torchrun).wait()]
     else:
         method = f"file://{tmp_path}/meet/here" if launch == "file" else ""
         runs = [r.wait() for r in shards(run, 2, "two", *MVIT, method=method)]

@@ -1,13 +1,20 @@
 """Processes that begin with torch imported: forks of a clean process, where imports would take five seconds each."""
 
+import contextlib
+import ctypes
 import io
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
+
+PATIENCE = 600.0  # seconds for what takes some on an idle machine: only a test that fails waits so long
 
 IMPORTED = [
     "torch",
@@ -48,15 +55,32 @@ class Warm:
     def poll(self) -> int | None:
         return self.process.exitcode
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+    def communicate(self, timeout: float = PATIENCE) -> tuple[str, str]:
+        """stdout and stderr. A process that does not end in time is ended, and `TimeoutExpired` raised."""
         self.process.join(timeout)
         if self.process.exitcode is None:
+            os.killpg(self.pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired("run", timeout)
         return tuple(Path(file.name).read_text() for file in self.files)
 
 
+def together(target: Callable, *arguments: tuple) -> None:
+    """Runs `target(*words)` in a process for each of `arguments`; all must end well, and none is left."""
+    processes = [_server().Process(target=target, args=words) for words in arguments]
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(PATIENCE)
+        assert [process.exitcode for process in processes] == [0] * len(processes)
+    finally:
+        for process in processes:
+            process.kill()
+
+
 def _become(argv: list[str], env: dict[str, str], cwd: str, names: list[str]) -> None:
     os.setsid()
+    end_with_parent()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -69,3 +93,36 @@ def _become(argv: list[str], env: dict[str, str], cwd: str, names: list[str]) ->
     )  # not the one of this process: the server has no such environment
     sys.argv = argv
     runpy.run_path(argv[0], run_name="__main__")
+
+
+# ------------------------------------------------------------------------------------------------- nothing is left over
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+
+
+def end_with_parent() -> None:
+    """This process is killed when the one that started it ends, even if that is killed itself."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt() -> None:
+    """From now on whoever loses its parent below this process becomes its child, so that it can be found."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_all() -> list[int]:
+    """Kills all processes below this one but multiprocessing's own two, and says which."""
+    own = {forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid}
+    found = [pid for pid in _below(os.getpid()) if pid not in own]
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return found
+
+
+def _below(pid: int) -> list[int]:
+    found = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it has ended by now
+            found += [int(child) for child in file.read_text().split()]
+    return found + [below for child in found for below in _below(child)]
