@@ -152,9 +152,10 @@ class Watch:
             time.sleep(PULSE)
             self._write()  # the others look at this one too
         mine, after = dist.rank(), _beats(self.folder)
+        now = max((beat["written"] for beat in after.values()), default=0.0)  # by the disk's clock, which all share
         others = [after[r] for r in sorted(after) if r != mine]
         lost = [
-            f"rank {b['rank']} is dead or frozen, seen {time.time() - b['at']:.0f} s ago at {b['doing']}"
+            f"rank {b['rank']} is dead or frozen, seen {now - b['written']:.0f} s ago at {b['doing']}"
             for b in others
             if not b["ended"] and before.get(b["rank"], {}).get("at") == b["at"]
         ]
@@ -175,5 +176,5 @@ def _beats(folder: Path) -> dict[int, dict]:
     for file in folder.glob("rank_*.json"):
         with contextlib.suppress(OSError, ValueError):
             beat = json.loads(file.read_text())
-            found[beat["rank"]] = beat
+            found[beat["rank"]] = {**beat, "written": file.stat().st_mtime}
     return found
