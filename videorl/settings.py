@@ -214,6 +214,8 @@ def _is_none(value):
 
 
 def _convert_list(value, args):
+    if isinstance(value, str) and args[:1] == (str,) and value.strip()[:1] not in ("[", "("):
+        return [value] if value.strip() else []  # one text is a list of one
     if isinstance(value, str):
         value = _read_list(value) if len(value) < 10_000 else None
     if not isinstance(value, (list, tuple)):

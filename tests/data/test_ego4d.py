@@ -169,3 +169,5 @@ def test_the_config_builds_it(root):
     cfg = config.load([], [str(word) for word in words])
     entry, values = config.component(cfg, DATASETS, "ego4d")
     assert len(entry(config.spec(cfg), "train", values=values)) == 2
+    one = config.load([], [str(word) for word in words] + ["EGO4D.METADATA_AUX", f"{root}/ego4d_val.pkl"])
+    assert one.EGO4D.METADATA_AUX == cfg.EGO4D.METADATA_AUX
