@@ -633,6 +633,41 @@ def test_words_typed_in_vain_are_told(written, caplog, monkeypatch, words, said)
     assert [line[: len(said) + 14] for line in caplog.messages] == [f"command line: {said}"] * bool(said)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("AUG: {NUM_SAMPLE: 2}", "AUG.NUM_SAMPLE: not read, for AUG.ENABLE is off"),
+        ("AUG: {ENABLE: false, NUM_SAMPLE: 2}", ""),
+        ("AUG: {ENABLE: true, NUM_SAMPLE: 2}", ""),
+        ("MIXUP: {LABEL_SMOOTH_VALUE: 0.1}", "MIXUP.LABEL_SMOOTH_VALUE: not read, for MIXUP.ENABLE is off; to smooth"),
+        ("MIXUP: {ENABLE: false, LABEL_SMOOTH_VALUE: 0.1, PROB: 1.0}", ""),
+        ("EMA: {DECAY: 0.99}", "EMA.DECAY: not read, for EMA.ENABLED is off"),
+        ("SOLVER: {CLIP_GRAD_VAL: 0.5, CLIP_GRAD_L2NORM: 1.0}", "CLIP_GRAD_L2NORM 1 is not read: CLIP_GRAD_VAL 0.5"),
+        ("SOLVER: {CLIP_GRAD_L2NORM: 1.0}", ""),
+        (
+            "MIXUP: {ENABLE: true}\nLOSSES: {a: {NAME: cross_entropy, LABEL_SMOOTHING: 0.1}}",
+            "labels are smoothed twice: by LOSSES.a.LABEL_SMOOTHING and MIXUP.LABEL_SMOOTH_VALUE",
+        ),
+    ],
+)
+def test_pairs_of_keys_of_which_one_does_nothing_are_told(written, caplog, monkeypatch, text, words):
+    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+    cfg = config.load([written(text)])
+    assert any(words in line for line in caplog.messages) if words else not caplog.messages
+    if "is off" in words:
+        caplog.clear()
+        config.load([written(config.dump(cfg), "again.yaml")])
+        assert not caplog.messages
+        key = words.split(":")[0]
+        config.load([written(text)], [key, "3" if "NUM" in key else "0.5"])
+        assert caplog.messages[0].startswith(f"command line: {key}: not read")
+
+
+def test_one_key_of_the_one_loss_may_be_given():
+    cfg = config.load([], ["LOSSES.cross_entropy.LABEL_SMOOTHING", "0.1"])
+    assert dict(cfg.LOSSES.cross_entropy) == {"NAME": "cross_entropy", "WEIGHT": 1.0, "LABEL_SMOOTHING": 0.1}
+
+
 def test_words_typed_and_read_need_no_line(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
     words = "TRAIN.EVAL_PERIOD 1 TRAIN.DATASET ssv2 TEST.DATASET ssv2 MODEL.LOSS_FUNC bce_logit"

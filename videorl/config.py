@@ -269,6 +269,10 @@ SHORT_FOR = {
 }
 
 
+# Nodes that are switched off as a whole by one of their keys.
+SWITCHES = {"AUG": "ENABLE", "MIXUP": "ENABLE", "EMA": "ENABLED", "TENSORBOARD": "ENABLE"}
+
+
 def _tell_unread(cfg: CfgNode, settings: list[Setting]) -> None:
     """Words typed in vain are worth a line."""
     typed = {s.path: s for s in settings if s.source == "command line"}
@@ -279,10 +283,35 @@ def _tell_unread(cfg: CfgNode, settings: list[Setting]) -> None:
                 "%s: %s %s does not change EVALS.%s.%s, which is given in full: %s; set that, too",
                 typed[path].where, ".".join(path), value, entry, key, node[key],
             )  # fmt: skip
+    _tell_switched_off(cfg, {s.path: s for s in settings})
+    value, norm = cfg.SOLVER.CLIP_GRAD_VAL, cfg.SOLVER.CLIP_GRAD_L2NORM
+    if value and norm:
+        log.warning("SOLVER.CLIP_GRAD_L2NORM %g is not read: CLIP_GRAD_VAL %g goes first; set one to 0", norm, value)
     name, loss = cfg.MODEL.LOSS_FUNC, typed.get(("MODEL", "LOSS_FUNC"))
     if loss and name not in [node.NAME for node in cfg.LOSSES.values()]:
         named = ", ".join(cfg.LOSSES)
         log.warning("%s: MODEL.LOSS_FUNC %s is not read: LOSSES names the losses: %s", loss.where, name, named)
+
+
+def _tell_switched_off(cfg: CfgNode, given: Mapping[tuple[str, ...], Setting]) -> None:
+    """Keys that nothing reads while their node is off. Where a file says that it is, only those typed in vain."""
+    for node, switch in SWITCHES.items():
+        if cfg[node][switch]:
+            continue
+        known = (node, switch) in given
+        idle = [
+            setting
+            for path, setting in given.items()
+            if path[:1] == (node,) and path != (node, switch) and len(path) == 2
+            if not known or setting.source == "command line"
+        ]
+        if idle:
+            names = ", ".join(".".join(s.path) for s in idle)
+            smooth = "; to smooth labels without MixUp: LABEL_SMOOTHING of the loss" * ("LABEL_SMOOTH" in names)
+            log.warning("%s: %s: not read, for %s.%s is off%s", idle[0].where, names, node, switch, smooth)
+    if cfg.MIXUP.ENABLE and cfg.MIXUP.LABEL_SMOOTH_VALUE:
+        for name in (n for n, node in cfg.LOSSES.items() if node.get("LABEL_SMOOTHING")):
+            log.warning("labels are smoothed twice: by LOSSES.%s.LABEL_SMOOTHING and MIXUP.LABEL_SMOOTH_VALUE", name)
 
 
 # ----------------------------------------------------------------------------------------------------------- schema

@@ -62,6 +62,10 @@ def test_learning_rates_of_milnce(number):
     )
     got = torch.tensor([lr_at(node, float(step)) for step in range(given["total"] + 1)], dtype=torch.float64)
     assert_close(got, expected[: len(got)], 1e-18, limits(MILNCE)[1])
+    steps = next(k for k in range(2, given["total"] + 1) if given["total"] % k == 0)  # the same, in longer epochs
+    node.MAX_EPOCH, node.WARMUP_EPOCHS, node.WARMUP_STEPS = given["total"] // steps, 0.0, given["warmup"]
+    counted = torch.tensor([lr_at(node, k / steps, steps) for k in range(given["total"] + 1)], dtype=torch.float64)
+    assert_close(counted, expected[: len(got)], 1e-15, 1e-9)
 
 
 def test_warm_up_meets_the_policy_where_it_ends():

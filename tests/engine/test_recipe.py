@@ -120,3 +120,32 @@ def test_results_say_whose_weights_they_are_of(settings, tmp_path, monkeypatch, 
 def test_fractions_may_be_below_0(name, value, expected):
     assert is_fraction(name, value) == expected
     assert ("%" in evaluate.readable({name: value, "n": 1, "of": 1})) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ""),
+        (
+            {"SOLVER.WARMUP_EPOCHS": 5, "SOLVER.BASE_LR": 1e-5},
+            "begins above the learning rate that it leads to: 0.01",
+        ),
+        ({"SOLVER.WARMUP_EPOCHS": 5, "SOLVER.BASE_LR": 0.5}, ""),
+        ({"SOLVER.WARMUP_EPOCHS": 20}, "warm-up of 20 epochs is as long as the run or longer: SOLVER.MAX_EPOCH is 20"),
+        ({"SOLVER.WARMUP_EPOCHS": 10}, ""),
+        ({"SOLVER.WARMUP_STEPS": 50}, "the warm-up of 25 epochs is as long as the run"),
+        ({"SOLVER.WARMUP_STEPS": 4, "SOLVER.WARMUP_EPOCHS": 1}, "WARMUP_STEPS 4 takes the place of WARMUP_EPOCHS 1"),
+        ({"SOLVER.COSINE_END_LR": 1.0}, "the learning rate rises: SOLVER.COSINE_END_LR 1, BASE_LR 0.1"),
+        ({"SOLVER.OPTIMIZING_METHOD": "adamw"}, "learning rate 0.1: with adamw expected at most 0.02"),
+        ({"SOLVER.OPTIMIZING_METHOD": "adamw", "SOLVER.BASE_LR": 1e-3}, ""),
+        ({"EMA.ENABLED": True}, "EMA.DECAY 0.9999: after all 40 steps 100% of the moving average are still the first"),
+        ({"EMA.ENABLED": True, "EMA.DECAY": 0.9}, ""),
+    ],
+)
+def test_numbers_that_can_hardly_be_meant_are_told_in_the_first_lines(settings, said, changes, words):
+    """Two steps an epoch, twenty epochs: 0.9 ** 40 is 1.5 %, 0.9999 ** 40 99.6 %."""
+    run = trainer(settings(NO_TEST, {"SOLVER.MAX_EPOCH": 20}, changes))
+    run.announce()
+    run.journal.close()
+    lines = [r.getMessage() for r in said.records if r.levelno == logging.WARNING and r.module == "journal"]
+    assert any(words in line for line in lines) if words else not lines

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.loss import LabelSmoothingCrossEntropy
 
+from videorl.clip.mixup import smooth
 from videorl.losses.classify import BinaryCrossEntropy, CrossEntropy
 from videorl.losses.egonce import EgoNCE, ego_nce
 from videorl.losses.infonce import InfoNCE
@@ -221,6 +223,21 @@ def test_binary_cross_entropy_of_one_label():
     logits, labels = torch.randn(4, 6), torch.tensor([0, 5, 2, 2])
     one = F.binary_cross_entropy_with_logits(logits, torch.eye(6)[labels])
     torch.testing.assert_close(BinaryCrossEntropy(ONE)(logits, labels) / 4, one)
+
+
+def test_label_smoothing_without_mixup_is_timm_s():
+    """A slow reference: (1 - s) times the log-probability of the label, and s times the mean of all classes'."""
+    torch.manual_seed(0)
+    logits, labels, s = torch.randn(5, 7, dtype=torch.float64), torch.tensor([0, 3, 6, 3, 1]), 0.1
+    logs = [(z - torch.logsumexp(z, 0)) for z in logits]
+    expected = -sum((1 - s) * row[label] + s * row.mean() for row, label in zip(logs, labels, strict=True))
+    loss = CrossEntropy(ONE, label_smoothing=s)
+    assert loss(logits, labels).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert loss(logits, labels).item() / 5 == pytest.approx(LabelSmoothingCrossEntropy(s)(logits, labels).item())
+    # Soft targets as MixUp without mixing smooths them.
+    assert loss(logits, F.one_hot(labels, 7).double()).item() == pytest.approx(
+        CrossEntropy(ONE)(logits, smooth(labels, [7], s).double()).item(), rel=1e-6
+    )
 
 
 def test_cross_entropy_is_the_sum_of_torch_s():

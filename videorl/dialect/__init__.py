@@ -159,9 +159,9 @@ def sugar(cfg: CfgNode, given: set[str]) -> list[tuple[tuple[str, ...], object]]
 
     Masked clips (MASK.RATIO) are evaluated by their reconstructions, others by their classes.
 
-    `given`: dotted keys that the user set. Whoever writes LOSSES names all losses. Whoever names an evaluation in EVALS
-    names all of them; `val` or `test` stay where one of their keys is given, and both beside entries called test_….
-    Settings of the user come after these.
+    `given`: dotted keys that the user set. Whoever names a loss in LOSSES or an evaluation in EVALS names all of them;
+    `val` or `test` stay where one of their keys is given, and both beside entries called test_…. Settings of the user
+    come after these.
     """
     own = {name.split(".")[1] for name in given if name.startswith("EVALS.") and name.endswith(".NAME")}
     named = any(not name.startswith("test_") for name in own)
@@ -171,7 +171,7 @@ def sugar(cfg: CfgNode, given: set[str]) -> list[tuple[tuple[str, ...], object]]
 
     entries = {}
     evaluation = "reconstruction" if cfg.MASK.RATIO else "views"
-    if not any(name.startswith("LOSSES.") for name in given):
+    if not any(name.startswith("LOSSES.") and name.endswith(".NAME") for name in given):
         entries["LOSSES", cfg.MODEL.LOSS_FUNC] = {"NAME": cfg.MODEL.LOSS_FUNC}
     if cfg.TRAIN.EVAL_PERIOD > 0 and wanted("val"):
         entries["EVALS", "val"] = {

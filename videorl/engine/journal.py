@@ -27,7 +27,8 @@ class Journal:
     def begin(self, data: dict[str, dict], clips: int, lr_factor: float) -> None:
         """What is about to be trained. `data`: the facts of each data set; `clips` a step."""
         cfg, state, plan = self.cfg, self.state, self.state.data.plan
-        rate = optim.lr_at(cfg.SOLVER, cfg.SOLVER.WARMUP_EPOCHS, factor=lr_factor)
+        steps = state.data.steps
+        rate = optim.lr_at(cfg.SOLVER, optim.warmup_epochs(cfg.SOLVER, steps), steps, lr_factor)
         self._say_what_is_trained(rate, clips, lr_factor)
         self.first_epoch = state.epoch
         self.progress = Progress(
@@ -61,6 +62,8 @@ class Journal:
             log.info("learning rate: base %g x %d clips a step / %d = %g", base, clips, batch, base * lr_factor)
         if parts := recipe.parts(cfg, state.optimizer, rate):
             log.info("in use: %s", "; ".join(parts))
+        for doubt in recipe.doubts(cfg, state.data.steps, rate, lr_factor) if dist.is_main() else ():
+            log.warning("%s", doubt)
 
     def first_clips(self, batch: dict) -> None:
         self.metrics.draw(lambda out: out.add_image("Train/clips", pictures.clip_strip(batch), 0))

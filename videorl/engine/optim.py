@@ -22,6 +22,11 @@ def lr_factor(solver, machines: int, clips: int) -> float:
     return float(machines) if solver.BASE_LR_SCALE_NUM_SHARDS else 1.0
 
 
+def warmup_epochs(solver, steps: int) -> float:
+    """Length of the warm-up in epochs of `steps` optimizer steps."""
+    return solver.WARMUP_STEPS / steps if solver.WARMUP_STEPS else solver.WARMUP_EPOCHS
+
+
 def lr_at(solver, epoch: float, steps: int = 1, factor: float = 1.0) -> float:
     """Learning rate at a fractional epoch of `steps` optimizer steps, times `factor`: linear warm-up, then a policy.
 
@@ -29,18 +34,19 @@ def lr_at(solver, epoch: float, steps: int = 1, factor: float = 1.0) -> float:
     With WARMUP_INCLUSIVE VideoMAE's (utils.py, cosine_scheduler): it reaches the policy's first value in its last step,
     and the policy then begins with it again.
     """
-    if epoch >= solver.WARMUP_EPOCHS:
-        return factor * _policy(solver, epoch)
-    start, end = solver.WARMUP_START_LR, _policy(solver, solver.WARMUP_EPOCHS)
-    length = solver.WARMUP_EPOCHS - (1 / steps if solver.WARMUP_INCLUSIVE else 0.0)
+    warmup = warmup_epochs(solver, steps)
+    if epoch >= warmup:
+        return factor * _policy(solver, epoch, warmup)
+    start, end = solver.WARMUP_START_LR, _policy(solver, warmup, warmup)
+    length = warmup - (1 / steps if solver.WARMUP_INCLUSIVE else 0.0)
     # A warm-up of one step has no second one that could reach the end.
     done = min(epoch / length, 1.0) if length > 0 else 0.0
     return factor * (start + (end - start) * done)
 
 
-def _policy(solver, epoch: float) -> float:
+def _policy(solver, epoch: float, warmup: float) -> float:
     if solver.LR_POLICY == "cosine":
-        offset = solver.WARMUP_EPOCHS if solver.COSINE_AFTER_WARMUP else 0.0
+        offset = warmup if solver.COSINE_AFTER_WARMUP else 0.0
         if offset >= solver.MAX_EPOCH:
             raise UserError(f"SOLVER.WARMUP_EPOCHS {offset:g} must be below SOLVER.MAX_EPOCH {solver.MAX_EPOCH}")
         return _cosine(solver.BASE_LR, solver.COSINE_END_LR, (epoch - offset) / (solver.MAX_EPOCH - offset))

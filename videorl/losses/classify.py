@@ -28,10 +28,17 @@ class Classify(nn.Module):
 @LOSSES.register("cross_entropy")
 @LOSSES.register("soft_cross_entropy")
 class CrossEntropy(Classify):
-    """-sum_c y_c log softmax(z)_c, summed over samples; y is a class number or a distribution over classes."""
+    """-sum_c y_c log softmax(z)_c, summed over samples; y is a class number or a distribution over classes.
 
-    def __init__(self, spec: Spec):
+    With smoothing s, y becomes y (1 - s) + s / C, as in timm's LabelSmoothingCrossEntropy; MixUp smooths by itself.
+
+    Keys:
+        label_smoothing: share of a label that all classes get, without MixUp (with it: MIXUP.LABEL_SMOOTH_VALUE)
+    """
+
+    def __init__(self, spec: Spec, *, label_smoothing: ShareBelow1 = 0.0):
         super().__init__(spec)
+        self.smoothing = label_smoothing
         if spec.several:
             raise UserError(
                 "cross-entropy expects one label a video, found DATA.MULTI_LABEL True: set MODEL.LOSS_FUNC bce_logit,"
@@ -41,7 +48,7 @@ class CrossEntropy(Classify):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits [B, C], labels [B] int64 or [B, C] float -> scalar."""
         check_fit(logits, labels)
-        return F.cross_entropy(logits, labels, reduction="sum")
+        return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.smoothing)
 
     @torch.no_grad()
     def monitor(self, logits: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, int]]:
