@@ -387,7 +387,7 @@ def test_errors_say_what_to_change():
         tiny(mode="max")
     with pytest.raises(UserError, match="must be odd"):
         tiny(pool_kvq_kernel=(2, 2, 2))
-    with pytest.raises(UserError, match=r"built for clips \(3, 4, 32, 32\), found \(3, 8, 32, 32\): .*TEST_CROP_SIZE"):
+    with pytest.raises(UserError, match=r"built for clips \(3, 4, 32, 32\), found \(3, 8, 32, 32\): .*NUM_FRAMES"):
         tiny()(torch.zeros(1, 3, 8, 32, 32))
     weights = {"pos_embed_spatial": torch.zeros(1, 60, 16)}
     with pytest.raises(UserError, match="square grids"):

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videorl.metrics.pixels import Targets, normalised, patches
-from videorl.models.mvit import EPS, Block, Encoder, Plan, check_clip
+from videorl.models.clips import check_clip
+from videorl.models.mvit import EPS, Block, Encoder, Plan
 from videorl.models.videomae import check_masking
 from videorl.models.vit import embed_patches
 from videorl.registry import MODELS, Count, Positive, UserError, Whole
@@ -76,7 +77,7 @@ class MaskMViT(Encoder):
 
     def forward(self, pixels: Tensor, visible: Tensor, masked: Tensor) -> dict[str, Tensor]:
         """Clips `[B, T, C, H, W]` in 0..255 and token numbers `[B, V]`, `[B, M]` to the latter's pixels `[B, M, P]`."""
-        check_clip(self, pixels)
+        check_clip(self, pixels, "TCHW")
         seen = normalised(patches(pixels, visible, self.patch), self.mean, self.std)
         encoded = self.decoder_embed(self.encode(seen, visible))  # [B, L + V, D]
         hidden = self.mask_token.type_as(encoded).expand(*masked.shape, -1)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from videorl.models.clips import check_clip
 from videorl.models.heads import class_head
 from videorl.registry import MODELS, Count, NonNegative, Positive, Range, Share, UserError
 from videorl.spec import Spec
@@ -272,15 +273,6 @@ class DropPath(nn.Module):
             return x
         kept = x.new_empty(shape or (x.shape[0], 1, 1)).bernoulli_(1 - self.rate)
         return x * (kept / (1 - self.rate))
-
-
-def check_clip(model: nn.Module, clips: Tensor) -> None:
-    """Raises `UserError` where `clips` have another shape than `model.clip`, the one that the model is built for."""
-    if (found := tuple(clips.shape[1:])) != model.clip:
-        raise UserError(
-            f"{type(model).__name__} was built for clips {model.clip}, found {found}: expected one shape to train and"
-            " to test; set DATA.TEST_CROP_SIZE to DATA.TRAIN_CROP_SIZE, or change DATA.NUM_FRAMES"
-        )
 
 
 def scaled(x: Tensor, gamma: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from videorl.models.clips import check_pixels
 from videorl.models.word2vec import TextTower, word_table
 from videorl.registry import MODELS, Count, Positive, UserError
 from videorl.spec import Spec
@@ -218,6 +219,7 @@ class S3D(nn.Module):
 
     def last_block(self, video: Tensor) -> Tensor:
         """`[B, 3, T, H, W]` to mixed_5c, `[B, 1024 * width, T', H', W']`."""
+        check_pixels(self, video)
         x = self.stem(video)
         for name in ("conv_2b", "conv_2c", "gating", *(f"mixed_{name}" for name in MIXED)):
             if name in POOLS:

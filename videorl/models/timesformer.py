@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from videorl.models.clips import check_clip
 from videorl.models.heads import Mlp, class_head
-from videorl.models.mvit import DropPath, check_clip
+from videorl.models.mvit import DropPath
 from videorl.registry import MODELS, Count, NonNegative, Positive, Share, UserError
 from videorl.spec import Spec
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from videorl.clip.masks import token_grid
 from videorl.metrics.pixels import Targets, normalised, patches
-from videorl.models.mvit import EPS, Grid, check_clip
+from videorl.models.clips import check_clip
+from videorl.models.mvit import EPS, Grid
 from videorl.models.vit import Blocks, PatchEmbed, resize_positions, sincos_positions
 from videorl.registry import MODELS, Count, Positive, Share, UserError, Whole
 from videorl.spec import Spec
@@ -110,7 +111,7 @@ class VideoMAE(nn.Module):
 
     def forward(self, pixels: Tensor, visible: Tensor, masked: Tensor) -> dict[str, Tensor]:
         """Clips `[B, T, C, H, W]` in 0..255 and token numbers `[B, V]`, `[B, M]` to the latter's pixels `[B, M, P]`."""
-        check_clip(self, pixels)
+        check_clip(self, pixels, "TCHW")
         seen = normalised(patches(pixels, visible, self.patch), self.mean, self.std)
         encoded = self.encoder_to_decoder(self.encoder(seen, visible))
         return {"predicted": self.decoder(encoded, self.mask_token, visible, masked)}

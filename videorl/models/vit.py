@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videorl.clip.masks import token_grid
+from videorl.models.clips import check_clip
 from videorl.models.heads import Mlp, class_head
-from videorl.models.mvit import EPS, DropPath, Grid, check_clip, floored, resize_table
+from videorl.models.mvit import EPS, DropPath, Grid, floored, resize_table
 from videorl.registry import MODELS, Count, NonNegative, Positive, Share, UserError
 from videorl.spec import Spec
 
