@@ -6,6 +6,7 @@ import stat
 import av
 from av.stream import Disposition
 
+from videorl.video import bounds
 from videorl.video.errors import VideoError, at_stage, log_once
 
 # Formats by their first bytes. They are counted from the start: to read them often, cut them with `prepare_videos`.
@@ -29,12 +30,21 @@ def container_of(path: str) -> str:
             raise VideoError(path, "open", "not a regular file")
         with open(path, "rb") as file:
             head = file.read(1024)
-    if not head:
-        raise VideoError(path, "open", "empty file")
-    container = _sniff(head)
-    if not container:
-        raise VideoError(path, "open", f"not a video that can be read: it begins with {head[:16]!r}")
+            container = _sniff(head)
+            if not head:
+                raise VideoError(path, "open", "empty file")
+            if not container:
+                raise VideoError(path, "open", f"not a video that can be read: it begins with {head[:16]!r}")
+            _expect_bounds(path, file.fileno(), container, status.st_size)
     return container
+
+
+def _expect_bounds(path: str, file: int, container: str, size: int) -> None:
+    if (missing := bounds.holes(file)) > bounds.MOST_HOLES:
+        megabytes = f"{missing / 1e6:.0f} MB or more of its {size / 1e6:.0f} MB"
+        raise VideoError(path, "open", f"{megabytes} were never written: an unfinished download?")
+    if container == "mov" and (samples := bounds.promised(file)) > size:
+        raise VideoError(path, "open", f"its header promises {samples} samples in {size} bytes")
 
 
 def _sniff(head: bytes) -> str:
