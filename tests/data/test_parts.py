@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from tests.video.clips_on_disk import picture, write_video
-from videorl.data.labelled import Kinetics
+from videorl.data.labelled import Kinetics, SomethingSomething
 from videorl.data.listed import VideoList
 from videorl.registry import UserError
-from videorl.spec import Augment, Clip, Reading, Spec, Views
+from videorl.spec import Augment, Clip, Masking, Reading, Spec, Views
 from videorl.video.errors import VideoError
 from videorl.video.reader import Frames, open_video
 
@@ -93,6 +93,18 @@ def test_no_clip_keeps_the_frames_that_it_is_made_of_in_memory(folder):
         clips = [item.get("regions", item.get("video")) for item in items(folder, split, spec, Reading())]
         kept = {clip.untyped_storage().data_ptr(): clip.untyped_storage().nbytes() for clip in clips}
         assert sum(kept.values()) <= 2 * sum(clip.nbytes for clip in clips)
+
+
+def test_uniform_views_that_would_be_the_same_are_read_once(folder, largest):
+    spec = Spec(Clip(6, 2, 32, 32), views=Views(10, 3), augment=Augment(scales=(32, 40)))
+    values = {**VALUES, "annotations": str(folder), "separator": " ", "multi_label": False, "offset": False}
+    data = SomethingSomething(spec, "test", **values)
+    one = SomethingSomething(dataclasses.replace(spec, views=Views(1, 3)), "test", **values)
+    assert data.views == one.views == Views(1, 3)
+    assert equal(data[0], one[0])
+    assert [item["view"].item() for item in data[0]] == [0, 1, 2]
+    masked = dataclasses.replace(spec, patch=(2, 16, 16), masking=Masking(0.75))
+    assert SomethingSomething(masked, "test", **values).views == Views(10, 3), "each hides other tokens"
 
 
 def test_the_backends_give_the_same_parts(folder):

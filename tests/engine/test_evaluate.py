@@ -75,6 +75,20 @@ def same_arrays(a: Path, b: Path) -> bool:
     return one.files == two.files and all(one[k].tobytes() == two[k].tobytes() for k in one.files)
 
 
+# ---------------------------------------------------------------------------------------------------------- views
+
+
+def test_views_that_would_be_the_same_are_read_once_and_said(evaluation, said):
+    """Uniform clips of ten times three views: three differ."""
+    views = ("TEST.DATASET", "ssv2", "TEST.NUM_ENSEMBLE_VIEWS", 10, "TEST.NUM_SPATIAL_CROPS")
+    test, model = evaluation("good", *views, 3)
+    assert test.eval.protocol.startswith("3 views per video")
+    assert "all 10 along time would be the same: 1 is read" in said.text
+    found = test.run(model, Precision(torch.device("cpu")))
+    assert (found["n"], found["of"]) == (7, 7)
+    assert len(test.dataset[0]) == 3
+
+
 # ---------------------------------------------------------------------------------------------------- not finite
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,7 +13,7 @@ from videorl.clip import masks, sampling
 from videorl.clip.regions import Cut
 from videorl.clip.transforms import Making, TrainTransform, test_view
 from videorl.registry import UserError
-from videorl.spec import Spec
+from videorl.spec import Spec, Views
 from videorl.video.backends import check_backend
 from videorl.video.frame_cache import open_cached
 from videorl.video.reader import Frames, in_order
@@ -50,8 +50,8 @@ class ClipDataset:
     """Clips of labelled videos. A subclass reads its annotations into `Records` and hands them over.
 
     `ds[i]` depends only on (spec.seed, ds.epoch, i). It is a list of dicts: for split "train" `spec.augment.copies`
-    augmented copies, equally many of each of `spec.augment.clips` clips, else one for each of `spec.views`, the views
-    in order (clip by clip, crop by crop).
+    augmented copies, equally many of each of `spec.augment.clips` clips, else one for each of `views`, the views in
+    order (clip by clip, crop by crop).
     The clip is `video`, or with `spec.masking` it is `pixels` beside its `visible` and `masked` tokens: of a training
     copy other ones in each epoch, of a view always the same. With `spec.augment.on_device` a training clip comes as
     `regions` and `cuts`, of which the device makes it (see `regions`).
@@ -77,6 +77,12 @@ class ClipDataset:
 
     def path(self, i: int) -> str:
         return self.records.path(i)
+
+    @property
+    def views(self) -> Views:
+        """Test views that differ: uniform clips are the same for all along time, unless other tokens are masked."""
+        views = self.spec.views
+        return replace(views, clips=1) if self.uniform and self.grid is None else views
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -160,7 +166,7 @@ class ClipDataset:
 
     def _test_clips(self, video) -> list[torch.Tensor]:
         """[T, 3, S, S] uint8 for each view; frames that several views share are decoded, and cropped, once."""
-        views = self.spec.views
+        views = self.views
         indices = np.concatenate([self._test_indices(video, k) for k in range(views.clips)])
         positions = range(3) if views.crops == 3 else (1,)
         crops = [partial(self._crop, position=position) for position in positions]

@@ -35,9 +35,15 @@ class Evaluation:
             )
         self.cfg, self.node, self.entry, self.data = cfg, node, entry, data
         self.name = entry if data == node.DATASET else f"{entry}_{data}"
-        self.views = _views(cfg, node, data)
+        asked = _views(cfg, node, data)
+        self.dataset = build.dataset(cfg, data, node.SPLIT, asked)
+        self.views = getattr(self.dataset, "views", asked)
         self.spec = config.spec(cfg, self.views, data)
-        self.dataset = build.dataset(cfg, data, node.SPLIT, self.views)
+        if self.views != asked:
+            log.info(
+                "%s: clips are spread over the whole video, so that all %d along time would be the same: 1 is read",
+                *(self.name, asked.clips),
+            )
         entry, values = config.component(cfg, EVALS, entry)
         self.eval = entry(self.spec, values=values)
         self.clips = max(1, (node.BATCH_SIZE or cfg.TEST.BATCH_SIZE) // dist.local_size())
