@@ -78,7 +78,8 @@ def test_egtea_lists_with_mistakes_are_refused(root):
         ("P01-R01-Pasta-100-200-F1-F2 3 1\n", "line 1: expected 'P01-R01-Pasta-… action', found .* 3"),
         ("../P01-R01-Pasta-100-200 1 1\n", "line 1: expected 'P01"),
         ("no number\n", "line 1: expected a text and a number, found 'no number'"),
-        ("", "holds no lines"),
+        ("\nP01-R01-Pasta-100-200 3 1\n", "line 2: expected 'P01"),
+        ("", "expected lines of a text and a number, found none"),
     ):
         with pytest.raises(UserError, match=said):
             egtea(root, lines)

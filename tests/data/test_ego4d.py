@@ -139,16 +139,22 @@ def test_rows_that_cannot_be_read_say_why(root, row, gone, said):
         dataset(root, [row])[0]
 
 
-def test_moments_of_no_length_and_past_the_end_give_clips(root):
-    rows = [("vidA", 1.0, 1.0, "cuts"), ("vidA", 9.5, 30.0, "cuts"), ("vidA", 11.9, 11.95, "cuts")]
-    data = dataset(root, rows, "val")
-    assert {data[i][0]["video"].shape for i in range(3)} == {(4, 3, 32, 32)}
+@pytest.mark.parametrize(
+    ("start", "end", "numbers"), [(1.0, 1.0, range(30, 34)), (9.5, 30.0, range(285, 290)), (11.9, 11.95, [289])]
+)
+def test_moments_of_no_length_and_past_the_end_show_what_is_there(root, start, end, numbers):
+    (clip,) = dataset(root, [("vidA", start, end, "cuts")], "val")[0]
+    assert clip["video"].shape == (4, 3, 32, 32)
+    found = read({"video": "vidA", "start": start, "end": end, "frames": 4}, 4)
+    assert found == sorted(found)
+    assert (found[0], {*found} <= {*numbers}) == (numbers[0], True)
 
 
 def test_keys_that_cannot_be_are_refused(root):
     rows = [("vidA", 0.5, 1.5, "cuts")]
     for keys, said in (
         ({"metadata": ""}, "EGO4D.METADATA '': no such file"),
+        ({"split": "val", "metadata": "ego4d.pkl"}, "'ego4d.pkl' has no train in its name .*; name EGO4D.METADATA_VAL"),
         ({"metadata_aux": ("x.pkl",)}, r"EGO4D.METADATA_AUX\[0\] 'x.pkl': no such file"),
     ):
         with pytest.raises(UserError, match=said):

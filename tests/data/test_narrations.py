@@ -80,11 +80,12 @@ class Code:
         ([("v", 0, float("nan"), "a")], "row 0: expected seconds of start and end, found 0 and nan"),
         ([("v", -1.0, 1, "a")], "row 0: expected seconds"),
         ([("v", 0, 1, ["a", 5])], "row 0: expected a text or a list of texts, found list of 2"),
+        ([("v", 0, 1, "\ud800")], "row 0: expected text, found half a character in '.ud800'"),
         ([], "expected a list of rows .* found list of 0"),
         ({"v": 1}, "expected a list of rows .* found dict of 1"),
         ([Code()], "names posix.system, which could run code"),
     ],
-    ids=["short", "path", "nan", "negative", "text", "empty", "dict", "code"],
+    ids=["short", "path", "nan", "negative", "text", "half", "empty", "dict", "code"],
 )
 def test_what_is_no_list_of_narrations_is_refused(content, said, tmp_path):
     path = tmp_path / "x.pkl"

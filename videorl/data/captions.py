@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from videorl.data import columns
-from videorl.data.columns import replace
 from videorl.data.lists import read_columns, text_of
 from videorl.registry import UserError
 from videorl.video.errors import VideoError
@@ -204,7 +203,7 @@ def _claim(parts: Path, names: Sequence[str], root: str) -> None:
         _expect_sources(json.loads(mark.read_text(encoding="utf-8")), names, root, str(parts))
         return
     parts.mkdir(parents=True, exist_ok=True)
-    replace(mark, json.dumps(_sources(names, root)).encode())
+    columns.replace(mark, json.dumps(_sources(names, root)).encode())
 
 
 def _read(captions: CaptionFiles, name: str) -> Captions | str:

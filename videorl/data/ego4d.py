@@ -8,14 +8,13 @@ frame rate of the files, which LaViLa takes for 30.
 import os
 from typing import Literal
 
-import numpy as np
 import torch
 
 from videorl.data import narrations
 from videorl.data.lists import checked_root
-from videorl.data.moments import Moments, for_val
+from videorl.data.moments import Moments
 from videorl.data.text import tokenizer
-from videorl.registry import DATASETS, Whole
+from videorl.registry import DATASETS, UserError, Whole
 from videorl.spec import Spec
 from videorl.video.errors import VideoError
 
@@ -29,7 +28,8 @@ class Ego4D(Moments):
 
     Raises `VideoError`, so that the loader puts the row into quarantine: no text, an end before its start, a chunk that
     is missing. A moment of no length, or shorter than NUM_FRAMES frames, is widened to that many; one that goes on
-    after the end of the video is read as far as there is something. Texts too long for TEXT.MAX_WORDS are cut.
+    after the end of the video is read as far as there is something, and of one that begins after it the last frame.
+    Texts too long for TEXT.MAX_WORDS are cut.
 
     Keys:
         root: folder of <video>.mp4/<first second>.mp4, or with CHUNK_SECONDS 0 of <video>.mp4
@@ -82,6 +82,12 @@ class Ego4D(Moments):
             return ". ".join(row.texts)
         if self.split != "train" or len(row.texts) == 1:
             return row.texts[0]
-        # One number more than `_random` has: the text tells nothing of the crop.
-        rng = np.random.default_rng([self.spec.seed, self.epoch, i, k + 1, 2])
-        return row.texts[int(rng.integers(len(row.texts)))]
+        return row.texts[int(self._random_text(i, k).integers(len(row.texts)))]
+
+
+def for_val(name: str) -> str:
+    """The list of the validation set beside that of the training set, by its published name."""
+    folder, file = os.path.split(name)
+    if "train" not in file:
+        raise UserError(f"EGO4D.METADATA {name!r} has no train in its name to put val for; name EGO4D.METADATA_VAL")
+    return os.path.join(folder, file.replace("train", "val"))

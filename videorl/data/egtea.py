@@ -45,19 +45,19 @@ class Egtea(ClipDataset):
         action_names: str = "",
     ):
         key, file = ("METADATA", metadata) if split == "train" else ("METADATA_VAL", metadata_val)
-        names = {number: name for name, number in _read(action_names, "ACTION_NAMES", r"(.+?)\s+(\d+)")}
+        names = {number: name for _, name, number in _read(action_names, "ACTION_NAMES", r"(.+?)\s+(\d+)")}
         if sorted(names) != list(range(1, len(names) + 1)):
             raise UserError(f"EGTEA.ACTION_NAMES {action_names}: expected numbers from 1 on, each once")
         rows = _read(file, key, r"(\S+)\s+(\d+)\b.*")
-        for line, (clip, number) in enumerate(rows, 1):
+        for line, clip, number in rows:
             if number not in names or os.path.basename(clip) != clip or clip.count("-") < 3:
                 raise UserError(
                     f"EGTEA.{key} {file}: line {line}: expected 'P01-R01-Pasta-… action', found {clip[:60]!r} {number}"
                 )
         records = Records(
             root=checked_root(root, "EGTEA.ROOT"),
-            paths=np.array([f"{'-'.join(clip.split('-')[:3])}/{clip}.mp4".encode() for clip, _ in rows]),
-            labels=np.array([number - 1 for _, number in rows], np.int64),
+            paths=np.array([f"{'-'.join(clip.split('-')[:3])}/{clip}.mp4".encode() for _, clip, _ in rows]),
+            labels=np.array([number - 1 for *_, number in rows], np.int64),
             classes=tuple(names[number] for number in sorted(names)),
         )
         super().__init__(spec, split, records)
@@ -80,17 +80,17 @@ class Egtea(ClipDataset):
         return sampling.strided_view(video.num_frames, frames=clip.frames, rate=clip.rate, view=k, views=views)
 
 
-def _read(file: str, key: str, pattern: str) -> list[tuple[str, int]]:
-    """Text and number of each line."""
+def _read(file: str, key: str, pattern: str) -> list[tuple[int, str, int]]:
+    """Line number (from 1), text and number of each line."""
     if not os.path.isfile(file):
-        raise UserError(f"EGTEA.{key} {file!r}: no such file")
+        raise UserError(f"EGTEA.{key} {file!r}: no such file; name one of the published lists, such as test_split1.txt")
     rows = []
     for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
         found = re.fullmatch(pattern, line.strip())
         if line.strip() and not found:
             raise UserError(f"EGTEA.{key} {file}: line {number}: expected a text and a number, found {line[:40]!r}")
         if found:
-            rows.append((found[1], int(found[2])))
+            rows.append((number, found[1], int(found[2])))
     if not rows:
-        raise UserError(f"EGTEA.{key} {file} holds no lines")
+        raise UserError(f"EGTEA.{key} {file}: expected lines of a text and a number, found none; name another file")
     return rows

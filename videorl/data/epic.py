@@ -88,7 +88,7 @@ class EpicRetrieval(_Epic):
 
     To evaluate, `text` is what was said of the clip, and `relevancies` [clips, sentences] says how well each of the
     distinct sentences fits, which are those of the samples `sentences`. To train, it is in each epoch another sentence
-    of more than 0.1 relevancy, which stands in `relevancy`.
+    of more than 0.1 relevancy, which stands in `relevancy`; of a clip that none fits, its own, with relevancy 1.
 
     Keys:
         root: folder of <person>/<video>.MP4
@@ -129,9 +129,7 @@ class EpicRetrieval(_Epic):
         if self.split != "train":
             return {"text": self.tokenize([self.rows[i].text])[0]}
         fitting = np.flatnonzero(self.relevancies[i] > RELEVANT)
-        # One number more than `_random` has: the text tells nothing of the crop.
-        rng = np.random.default_rng([self.spec.seed, self.epoch, i, k + 1, 2])
-        chosen = int(fitting[rng.integers(len(fitting))]) if len(fitting) else None
+        chosen = int(fitting[self._random_text(i, k).integers(len(fitting))]) if len(fitting) else None
         text = self.rows[i].text if chosen is None else self.texts[chosen]
         fits = 1.0 if chosen is None else float(self.relevancies[i, chosen])
         return {"text": self.tokenize([text])[0], "relevancy": torch.tensor(fits)}

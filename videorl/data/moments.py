@@ -1,7 +1,6 @@
 """Moments of videos: the frames between two seconds, of whole files or of chunks, by the rules of LaViLa and AVION."""
 
 import math
-import os
 
 import numpy as np
 
@@ -18,7 +17,8 @@ class Shot(ChunkedVideo):
     `rule`: "parts", as LaViLa takes frames: of equal parts of the span (see `sampling.span_parts`), at least one frame
     for each that is asked for; where the video ends before, of what is left. "frames", as it does for EPIC-Kitchens:
     the span is of whole frames that hold both ends. "middles", as AVION does: the middles of equal parts of the span,
-    which ends with the video (see `sampling.span_middles`).
+    which ends with the video (see `sampling.span_middles`). As published, a span that begins after the end shows the
+    last frame.
     """
 
     def __init__(self, path: str, seconds: int, start: float, end: float, rule: str, reading: Reading):
@@ -89,15 +89,13 @@ class Moments(ClipDataset):
             raise VideoError(self.path(i), "index", f"row {i} ends at {end:g} s, before its start {start:g} s")
         return Shot(self.path(i), self.seconds, start, end, self.rule, self.spec.reading)
 
+    def _random_text(self, i: int, k: int) -> np.random.Generator:
+        """For the text of copy or view k of row i; one number more than `_random` has: it tells nothing of the crop."""
+        return np.random.default_rng([self.spec.seed, self.epoch, i, k + 1, 2])
+
     def _train_indices(self, video: Shot, rng) -> np.ndarray:
         return video.numbers(self.spec.clip.frames, rng)
 
     def _test_indices(self, video: Shot, k: int) -> np.ndarray:
         frames = self.spec.clip.frames
         return video.numbers(frames * self.spec.views.clips)[k * frames : (k + 1) * frames]
-
-
-def for_val(name: str) -> str:
-    """The list of the validation set beside that of the training set, by its published name."""
-    folder, file = os.path.split(name)
-    return os.path.join(folder, file.replace("train", "val"))

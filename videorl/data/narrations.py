@@ -147,7 +147,11 @@ def _checked(row, i: int, path: Path) -> tuple[str, float, float, list[bytes]]:
     texts = [text] if isinstance(text, str) else [] if text is None else text
     if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) for t in texts):
         raise UserError(f"{path}: row {i}: expected a text or a list of texts, found {_kind(text)}")
-    return name, float(start), float(end), [t.encode() for t in texts if t.strip()]
+    try:
+        name.encode()
+        return name, float(start), float(end), [t.encode() for t in texts if t.strip()]
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: row {i}: expected text, found half a character in {error.object[:40]!r}") from None
 
 
 def _kind(value) -> str:
