@@ -135,6 +135,13 @@ def test_parts_of_actions_by_sums_or_by_their_own_logits():
     assert found["verb_top1"] == pytest.approx(topk_accuracy(wide[:, :4], triple[:, 0], 1))
     assert found["noun_top5"] == pytest.approx(topk_accuracy(wide[:, 4:10], triple[:, 1], 5))
     assert found["top5"] == pytest.approx(topk_accuracy(wide[:, 10:], labels, 5))
+    declared = Actions.metrics.keys() - {"verb_top5"}  # of four verbs the right one is always among five
+    assert found.keys() == declared
+    zero_shot = ZeroShot(spec(2))
+    zero_shot.parts = parts
+    assert (
+        zero_shot.finish(rows)[0].keys() == declared == ZeroShot.metrics.keys() - {"verb_top5", "map", "charades_map"}
+    )
 
 
 def test_data_sets_that_do_not_fit_are_refused():
@@ -146,5 +153,10 @@ def test_data_sets_that_do_not_fit_are_refused():
         Actions(spec()).begin(Model(), SimpleNamespace())
     with pytest.raises(UserError, match="choice needs a data set of questions"):
         Choice(spec()).step(Model(), {"video": None, "text": None})
+    batch = dict.fromkeys(("video", "text", "index", "view", "group", "relevancy", "kind"))
+    given = {"video_embed": torch.zeros(2, 3), "text_embed": torch.zeros(2, 4, 3)}
+    for evaluation in (Choice(spec()), MultiInstance(spec())):
+        with pytest.raises(UserError, match="one text a sample, found 4"):
+            evaluation.step(lambda video, text: given, batch)
     with pytest.raises(UserError, match="expected texts with one {} each"):
         ZeroShot(spec(), templates=("cut",))

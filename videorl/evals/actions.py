@@ -8,6 +8,8 @@ from videorl.metrics import HIGHER
 from videorl.metrics.classification import marginalise, topk_accuracy
 from videorl.registry import EVALS, UserError
 
+TOP = (1, 5)
+
 
 @EVALS.register("actions")
 class Actions:
@@ -20,7 +22,7 @@ class Actions:
 
     metrics = {
         **dict.fromkeys(("top1", "top5", "mean_class"), HIGHER),
-        **{f"{part}_top{k}": HIGHER for part in ("verb", "noun") for k in (1, 5)},
+        **{f"{part}_top{k}": HIGHER for part in ("verb", "noun") for k in TOP},
     }
 
     def __init__(self, spec):
@@ -69,7 +71,7 @@ def part_metrics(parts: dict[str, np.ndarray], scores: np.ndarray, labels: np.nd
 
 
 def _topk(name: str, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    return {f"{name}_top{k}": topk_accuracy(scores, labels, k) for k in (1, 5) if k < scores.shape[1]}
+    return {f"{name}_top{k}": topk_accuracy(scores, labels, k) for k in TOP if k < scores.shape[1]}
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import torch
 
+from videorl.evals.retrieval import embeddings
 from videorl.evals.views import check_unmasked, mean_of_views
 from videorl.metrics import HIGHER
 from videorl.metrics.choice import accuracy_by_type, choice_scores
@@ -39,9 +40,7 @@ class Choice:
         """Rows of one batch: index, view, group, relevancy, kind, video_embed and text_embed [B, D]."""
         if "kind" not in batch:
             raise UserError("choice needs a data set of questions, such as egomcq; name another evaluation here")
-        found = model(video=batch["video"], text=batch["text"])
-        embeds = {name: found[name].float().flatten(1) for name in ("video_embed", "text_embed")}
-        return {**{k: batch[k] for k in ("index", "view", "group", "relevancy", "kind")}, **embeds}
+        return {**{k: batch[k] for k in ("index", "view", "group", "relevancy", "kind")}, **embeddings(model, batch)}
 
     def finish(self, rows: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Metrics, and for each question that counts its first sample's index, its answer and what was chosen."""

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from videorl.evals.retrieval import embeddings
 from videorl.evals.views import check_unmasked, mean_of_views
 from videorl.metrics import HIGHER
 from videorl.metrics.multi_instance import summary
@@ -38,9 +39,7 @@ class MultiInstance:
 
     def step(self, model, batch) -> dict[str, torch.Tensor]:
         """Rows of one batch: sample index, view, video_embed and text_embed [B, D]."""
-        found = model(video=batch["video"], text=batch["text"])
-        embeds = {name: found[name].float().flatten(1) for name in ("video_embed", "text_embed")}
-        return {"index": batch["index"], "view": batch["view"], **embeds}
+        return {"index": batch["index"], "view": batch["view"], **embeddings(model, batch)}
 
     def finish(self, rows: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Metrics, and of each clip its index and the relevancy of the sentence that is nearest to it."""

@@ -38,14 +38,8 @@ class Retrieval:
 
     def step(self, model, batch) -> dict[str, torch.Tensor]:
         """Rows of one batch: sample index, view, group, video_embed and text_embed [B, D]."""
-        found = model(video=batch["video"], text=batch["text"])
-        if found["text_embed"].ndim == 3 and found["text_embed"].shape[1] > 1:
-            raise UserError(
-                f"retrieval reads one text a sample, found {found['text_embed'].shape[1]}: name a data set that gives"
-                " each of them as a sample, and the same `group` to those of one clip"
-            )
-        embeds = {name: found[name].float().flatten(1) for name in ("video_embed", "text_embed")}
-        return {"index": batch["index"], "view": batch["view"], "group": batch.get("group", batch["index"]), **embeds}
+        group = batch.get("group", batch["index"])
+        return {"index": batch["index"], "view": batch["view"], "group": group, **embeddings(model, batch)}
 
     def finish(self, rows: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Metrics, and each sample's ranks: of its clip, and of the best text of its clip. Rows come sorted by
@@ -60,3 +54,14 @@ class Retrieval:
         metrics = {f"{way}_{name}": v for way, r in found.items() for name, v in summary(r, items[way]).items()}
         index = rows["index"][:: self.views]
         return metrics, {"index": index, "t2v_rank": found["t2v"], "v2t_rank": found["v2t"][clip_of]}
+
+
+def embeddings(model, batch) -> dict[str, torch.Tensor]:
+    """`video_embed` and `text_embed` [B, D] float32 of a batch. Raises `UserError` where a sample has several texts."""
+    found = model(video=batch["video"], text=batch["text"])
+    if found["text_embed"].ndim == 3 and found["text_embed"].shape[1] > 1:
+        raise UserError(
+            f"retrieval and choice read one text a sample, found {found['text_embed'].shape[1]}: name a data set that"
+            " gives each of them as a sample, and the same `group` to those of one clip"
+        )
+    return {name: found[name].float().flatten(1) for name in ("video_embed", "text_embed")}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from videorl.evals.actions import part_metrics, softmax
+from videorl.evals.actions import Actions, part_metrics, softmax
 from videorl.evals.views import check_unmasked, classified
 from videorl.metrics import HIGHER
 from videorl.metrics.classification import charades_average_precision
@@ -30,7 +30,7 @@ class ZeroShot:
         temperature: scores are divided by it before the softmax that parts of classes are summed in
     """
 
-    metrics = dict.fromkeys(("top1", "top5", "mean_class", "map", "charades_map", "verb_top1", "noun_top1"), HIGHER)
+    metrics = {**Actions.metrics, "map": HIGHER, "charades_map": HIGHER}
 
     def __init__(
         self,
