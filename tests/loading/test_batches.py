@@ -131,5 +131,5 @@ def test_quota_holds_in_every_step_for_any_split():
 def test_wrong_shares_are_one_clear_line():
     with pytest.raises(UserError, match=r"QUOTA \[4, 2, 1\] is 7 videos a step, but a step takes 8"):
         Quota(PARTS, Plan(8, 1), SEED, quota=[4, 2, 1])
-    with pytest.raises(UserError, match=r"WEIGHTS \[1.0\]: expected one number above 0 for each of a, b, c"):
+    with pytest.raises(UserError, match=r"WEIGHTS \[1.0\]: expected one number for each of a, b, c"):
         Weighted(PARTS, Plan(8, 1), SEED, weights=[1.0])

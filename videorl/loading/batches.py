@@ -188,8 +188,8 @@ class Quota(EpochOrder):
 
 
 def _check_one_each(key: str, values: list, parts: Mapping[str, int]) -> None:
-    if len(values) != len(parts) or min(values) <= 0:
+    if len(values) != len(parts):
         raise UserError(
-            f"BATCHES.{key} {values}: expected one number above 0 for each of {', '.join(parts)};"
+            f"BATCHES.{key} {values}: expected one number for each of {', '.join(parts)};"
             " TRAIN.DATASET all trains on every entry of DATASETS"
         )

@@ -71,8 +71,6 @@ class Parts(Classify):
 
     def __init__(self, spec: Spec, *, heads: Counts = (), label_smoothing: ShareBelow1 = 0.0):
         super().__init__(spec)
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"LABEL_SMOOTHING {label_smoothing:g}: expected 0 or more, and less than 1")
         self.heads, self.smoothing = list(heads), label_smoothing
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:

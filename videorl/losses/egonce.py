@@ -24,8 +24,8 @@ class EgoNCE(nn.Module):
 
     def __init__(self, spec, *, temperature: Positive = 0.05, verbs: bool = True, nouns: bool = True):
         super().__init__()
-        if temperature <= 0 or not (verbs or nouns):
-            raise UserError("egonce expects TEMPERATURE above 0, and VERBS, NOUNS or both; with neither it is infonce")
+        if not (verbs or nouns):
+            raise UserError("egonce: expected VERBS, NOUNS or both, found neither, which is infonce: choose that")
         self.temperature, self.kinds = temperature, (verbs, nouns)
 
     def forward(self, video_embed: Tensor, text_embed: Tensor, verbs: Tensor, nouns: Tensor) -> Tensor:

@@ -61,8 +61,6 @@ class InfoNCE(nn.Module):
             self.log_pseudo_scale = self._scale("PSEUDO_TEMPERATURE", pseudo_temperature, learn_pseudo_temperature)
 
     def _scale(self, key: str, temperature: float, learned: bool) -> nn.Parameter:
-        if temperature <= 0:
-            raise UserError(f"infonce {key} {temperature:g}: expected more than 0, such as 0.07")
         log_scale = -math.log(temperature)
         inside = min(max(log_scale, 0.0), self.largest)
         if inside != log_scale:
