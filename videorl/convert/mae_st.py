@@ -4,7 +4,6 @@ The names are PySlowFast's, but for the classifier; queries, keys and values sta
 token of its own, fits no model of ours. The settings are those of PySlowFast's `k400_VIT_B_16x4_FT.yaml` and its like.
 """
 
-import argparse
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -32,9 +31,7 @@ def says(state: Mapping, weights: Mapping[str, Tensor]) -> dict[str, object]:
     found |= {"CLS_EMBED_ON": "cls_token" in weights, "SEP_POS_EMBED": "pos_embed_spatial" in weights}
     found |= {"USE_MEAN_POOLING": True}
     found |= {"NUM_HEADS": videomae.HEADS[width]} if width in videomae.HEADS else {}
-    args = state.get("args")
-    named = vars(args) if isinstance(args, argparse.Namespace) else {}
-    return found | {key: named[name] for key, name in videomae.ARGS.items() if named.get(name) is not None}
+    return found | videomae.of_args(state)
 
 
 def rename(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

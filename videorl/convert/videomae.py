@@ -59,15 +59,22 @@ def says(state: Mapping, weights: Mapping[str, Tensor]) -> dict[str, object]:
     width = len(patch)
     found = {**COLOURS, "EMBED_DIM": width, "MODEL.PATCH_SIZE": list(patch.shape[2:])}
     found |= {"NUM_HEADS": HEADS[width]} if width in HEADS else {}
-    args, settings = state.get("args"), state.get("config.json")
-    named = vars(args) if isinstance(args, argparse.Namespace) else {}
-    found |= {key: named[name] for key, name in ARGS.items() if named.get(name) is not None}
+    settings = state.get("config.json")
     named = settings.get("model_config") if isinstance(settings, Mapping) else None
-    named = named if isinstance(named, Mapping) else {}
-    found |= {key: named[name] for key, name in CONFIG.items() if named.get(name) is not None}
-    if "DATA.TRAIN_CROP_SIZE" in found:
-        found["DATA.TEST_CROP_SIZE"] = found["DATA.TRAIN_CROP_SIZE"]
-    return found
+    return found | of_args(state) | _named(named if isinstance(named, Mapping) else {}, CONFIG)
+
+
+def of_args(state: Mapping) -> dict[str, object]:
+    """What the `args` of a file say: those of the command that made it."""
+    args = state.get("args")
+    return _named(vars(args) if isinstance(args, argparse.Namespace) else {}, ARGS)
+
+
+def _named(values: Mapping[str, object], table: Mapping[str, str]) -> dict[str, object]:
+    """The settings of the table that the file has; clips are tested in the size that they are trained in."""
+    found = {key: values[name] for key, name in table.items() if values.get(name) is not None}
+    size = found.get("DATA.TRAIN_CROP_SIZE")
+    return found if size is None else {**found, "DATA.TEST_CROP_SIZE": size}
 
 
 def rename(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
