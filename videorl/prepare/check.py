@@ -76,7 +76,7 @@ class Row:
 class Split:
     """The rows of one split. `file` is None where they come from no csv; `clip` is None where no config is known.
 
-    `sampling`: how clips are taken, "dense", "strided" or "uniform" as in `clips`.
+    `sampling`: how clips are taken, "dense", "strided" or "uniform" as in `sampling`.
     """
 
     name: str
