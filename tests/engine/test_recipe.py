@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,16 @@ def test_what_is_switched_on_is_said_in_one_line(settings, said):
         " rand-m9-mstd0.5-inc1; random erasing 0.25; 3 clips of a video; 2 copies of each clip;"
         " moving average of the weights 0.9999"
     ]
+
+
+@pytest.mark.parametrize(("threads", "workers", "told"), [(1, 4, False), (2, 4, True), (2, 2, False), (4, 0, False)])
+def test_threads_that_want_the_cores_of_the_workers_are_told(settings, said, monkeypatch, threads, workers, told):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    started = trainer(settings(NO_TEST, {"DATA_LOADER.NUM_WORKERS": workers}))
+    Path(started.cfg.OUTPUT_DIR).mkdir(exist_ok=True)
+    started.announce()
+    assert ("OMP_NUM_THREADS=1" in said.text) == told
 
 
 def test_nothing_is_said_where_nothing_is_on(settings, said):
