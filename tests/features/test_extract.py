@@ -112,6 +112,8 @@ def test_features_are_those_of_brute_force(run, model, videos, tmp_path, layout)
         np.testing.assert_allclose(rows["times"][:, 0], starts)
         np.testing.assert_allclose(rows["times"][:, 1], np.minimum(starts + 0.8, FRAMES[name] / 30))
     assert np.ptp(found["a.mp4"]["video_embed"], axis=0).max() > 1e-3, "windows must differ"
+    held = {type(array) for array in found.maps[0].values()}
+    assert np.ndarray not in held, "arrays must stay in their files until rows are asked for"
 
 
 def test_mmpt_s_layout(run, model, videos, tmp_path):

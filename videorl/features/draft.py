@@ -83,7 +83,10 @@ class Draft:
         for name, array in rows.items():
             kind = self.kinds[name]
             if array.shape[1:] != kind.shape:
-                raise UserError(f"{name}: rows of {kind.shape} at first, now of {array.shape[1:]}")
+                raise UserError(
+                    f"{name}: expected rows of {kind.shape} as of the first window, found {array.shape[1:]}; name other"
+                    " --features"
+                )
             self.files[name].write(np.ascontiguousarray(array, dtype=kind.dtype).data)
         self.rows += count.pop()
 

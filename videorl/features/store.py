@@ -169,7 +169,9 @@ class Features:
         if totals is None:
             raise UserError(f"{out / INDEX} does not exist: tools/extract.py writes it when all shards are finished")
         if totals["layout"] == "mmpt":
-            raise UserError(f"{out} has MMPT's layout, which data sets of features read")
+            raise UserError(
+                f"{out}: expected layout npy or safetensors, found MMPT's; read it with data.shards.Sharded"
+            )
         self.out, self.layout, self.places, self.maps = out, totals["layout"], {}, {}
         for shard in range(totals["shards"]):
             first = 0
@@ -189,11 +191,13 @@ class Features:
             self.maps[shard] = self._mapped(shard)
         return {name: array[first:stop] for name, array in self.maps[shard].items()}
 
-    def _mapped(self, shard: int) -> dict[str, np.ndarray]:
+    def _mapped(self, shard: int) -> dict:
+        """Arrays, or what gives their rows as arrays, by name."""
         index = read_json(Store(self.out, self.layout).index_of(shard))
         if self.layout == "npy":
             files = {name: self.out / f"shard_{shard:05d}.{name}.npy" for name in index["arrays"]}
             return {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}
-        from safetensors.numpy import load_file
+        from safetensors import safe_open
 
-        return load_file(self.out / f"shard_{shard:05d}.safetensors")
+        opened = safe_open(self.out / f"shard_{shard:05d}.safetensors", framework="np")
+        return {name: opened.get_slice(name) for name in index["arrays"]}
