@@ -136,8 +136,9 @@ def test_each_choice_is_a_sample(root):
         ({"1": question(kind=3)}, "question 1: types 3, answer 1 of 3 choices"),
         ({"1": question(choices={})}, "answer 1 of 0 choices"),
         ({"1": {"answer": 0}}, "question 1: KeyError 'types'"),
+        ({"1": {**question(), "query": {"clip_text": 5}}}, "question 1: types 2, answer 1 of 3 choices, text '5'"),
         ([], "has no attribute 'items'"),
-        ({}, "holds no questions"),
+        ({}, "expected questions, found none"),
     ],
 )
 def test_other_questions_are_refused(root, content, said):

@@ -37,7 +37,7 @@ class Questions(list):
         except (ValueError, AttributeError) as error:
             raise UserError(f"EGOMCQ.METADATA {file}: {str(error)[:120]}; expected the layout of egomcq.json") from None
         if not self:
-            raise UserError(f"EGOMCQ.METADATA {file} holds no questions")
+            raise UserError(f"EGOMCQ.METADATA {file}: expected questions, found none; name egomcq.json")
 
     def _add(self, number: str, question: dict) -> None:
         try:
@@ -46,8 +46,9 @@ class Questions(list):
             rows = [(str(c["video_uid"]), float(c["clip_start"]), float(c["clip_end"])) for c in choices]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"question {number}: {type(error).__name__} {error}") from None
-        if kind not in (INTER, INTRA) or answer not in range(len(rows)):
-            raise ValueError(f"question {number}: types {kind!r}, answer {answer!r} of {len(rows)} choices")
+        if kind not in (INTER, INTRA) or answer not in range(len(rows)) or not isinstance(text, str):
+            found = f"types {kind!r}, answer {answer!r} of {len(rows)} choices, text {str(text)[:40]!r}"
+            raise ValueError(f"question {number}: {found}")
         for k, (video, start, end) in enumerate(rows):
             if os.path.basename(video) != video or not (math.isfinite(start) and math.isfinite(end) and start >= 0):
                 raise ValueError(f"question {number}: choice {k}: video {video!r} from {start} to {end} s")

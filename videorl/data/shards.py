@@ -26,7 +26,9 @@ class Sharded:
                 f"{prefix}_starts.npy: expected whole numbers [items + 1], found {starts.dtype} {starts.shape}"
             )
         if starts[0] != 0 or starts[-1] != len(self.data) or (np.diff(starts) < 0).any():
-            raise UserError(f"{prefix}: {len(self.data)} rows of data, where its starts end at {starts[-1]}")
+            raise UserError(
+                f"{prefix}: {len(self.data)} rows of data, where its starts end at {starts[-1]}: make both files again"
+            )
 
     def __len__(self) -> int:
         return len(self.starts) - 1
