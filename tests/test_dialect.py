@@ -172,6 +172,8 @@ COMBINED = {
     "MODEL.USE_INF_EXPANDER": ("False", {"MULTI.EXPANDER": 0}),
     "MVIT.Q_POOL_ALL": ("True", {"MVIT.POOL_Q_STRIDE": [[0, 1, 1, 1], [1, 1, 2, 2], [2, 1, 1, 1], [3, 1, 2, 2]]}),
     "TEST.NUM_TEMPORAL_CLIPS": ("[2, 6]", {"TEST.NUM_ENSEMBLE_VIEWS": 2, "EVALS.test_6_clips.CLIPS": 6}),
+    "VIDEOMAE.SIZE": ("L", {"VIDEOMAE.EMBED_DIM": 1024, "VIDEOMAE.DECODER_DIM": 512, "MODEL.PATCH_SIZE": [2, 16, 16]}),
+    "VIT.SIZE": ("g", {"VIT.DEPTH": 40, "VIT.MLP_RATIO": 48 / 11, "MODEL.PATCH_SIZE": [2, 14, 14]}),
     "GLOBAL_BATCH_SIZE": ("128", {"TRAIN.GRAD_ACCU_NUM_BATCH": 4}),
     "TIMESFORMER.PRETRAINED_MODEL": (
         "k.pyth",
@@ -674,3 +676,17 @@ def test_switched_on_but_without_effect_in_the_published_code(said):
         config.load([SINGLE], ["MODEL.MULTI_USE_MOCO", "True", *words])
         off = "USE_MULTI_HEAD" if words else "MULTI_ADD_CROSS_PROJ"
         assert lines_of(said, "MODEL.MULTI_USE_MOCO") == [f"ignored (MODEL.{off} is off)"]
+
+
+def test_a_size_stands_for_its_numbers_until_later_settings(tmp_path):
+    base, own = tmp_path / "base.yaml", tmp_path / "own.yaml"
+    base.write_text("VIDEOMAE: {EMBED_DIM: 768, DEPTH: 12, DECODER_DEPTH: 8}\nMODEL: {PATCH_SIZE: [2, 16, 16]}\n")
+    own.write_text("_BASE_: base.yaml\nVIDEOMAE: {SIZE: g, DECODER_HEADS: 4}\n")
+    node = config.load([own]).VIDEOMAE
+    assert (node.EMBED_DIM, node.DEPTH, node.DECODER_HEADS, node.DECODER_DEPTH) == (1408, 40, 4, 8)
+    cfg = config.load([own], ["VIDEOMAE.SIZE", "S", "VIDEOMAE.DEPTH", "2"])
+    assert (cfg.VIDEOMAE.EMBED_DIM, cfg.VIDEOMAE.DEPTH, cfg.MODEL.PATCH_SIZE) == (384, 2, [2, 16, 16])
+    assert "SIZE" not in cfg.VIDEOMAE
+    with pytest.raises(UserError, match="VIDEOMAE.SIZE must be one of S, B, L, H, g, found 'XL'"):
+        config.load([own], ["VIDEOMAE.SIZE", "XL"])
+    assert config.describe("VIT.SIZE").startswith("VIT.SIZE  (one of S, B, L, H, g, default '')\n    published size")

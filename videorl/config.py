@@ -370,7 +370,7 @@ def describe(name: str, files: Iterable[str | Path] = ()) -> str:
     registry.discover()
     for file in files:
         read_file(Path(file))
-    schema = global_schema() | component_schema()
+    schema = global_schema() | component_schema() | dialect.SHORT_KEYS
     schema |= {(kind, "<name>", key): k for kind, (_, common) in MAPS.items() for key, k in common.items()}
     for what, node in ((LOSSES, "LOSSES"), (EVALS, "EVALS"), (DATASETS, "DATASETS"), (BATCHES, "BATCHES")):
         for entry in (what[n] for n in what):

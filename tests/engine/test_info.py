@@ -14,13 +14,6 @@ from videorl.engine import info
 from videorl.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
-SIZES = {  # width, depth, heads, width and heads of the decoder, MLP ratio, patch
-    "S": (384, 12, 6, 192, 3, 4.0, 16),
-    "B": (768, 12, 12, 384, 6, 4.0, 16),
-    "L": (1024, 24, 16, 512, 8, 4.0, 16),
-    "H": (1280, 32, 16, 512, 8, 4.0, 16),
-    "g": (1408, 40, 16, 512, 8, 4.363636, 14),
-}
 SHARED = ["DATA.NUM_FRAMES", "16", "DATA.TRAIN_CROP_SIZE", "224", "DATA.TEST_CROP_SIZE", "224"]
 
 
@@ -29,23 +22,15 @@ def settings(**keys) -> list[str]:
 
 
 def pretraining(size: str, decoder_depth: int, **mask):
-    dim, depth, heads, decoder_dim, decoder_heads, ratio, patch = SIZES[size]
-    model = {"EMBED_DIM": dim, "DEPTH": depth, "NUM_HEADS": heads, "MLP_RATIO": ratio, "DECODER_DIM": decoder_dim,
-             "DECODER_DEPTH": decoder_depth, "DECODER_HEADS": decoder_heads}  # fmt: skip
     words = settings(
-        MODEL__MODEL_NAME="VideoMAE", MODEL__PATCH_SIZE=[2, patch, patch], MASK__RATIO=0.9,
-        **{f"VIDEOMAE__{k}": v for k, v in model.items()}, **{f"MASK__{k}": v for k, v in mask.items()},
+        MODEL__MODEL_NAME="VideoMAE", VIDEOMAE__SIZE=size, VIDEOMAE__DECODER_DEPTH=decoder_depth, MASK__RATIO=0.9,
+        **{f"MASK__{k}": v for k, v in mask.items()},
     )  # fmt: skip
     return config.load([], SHARED + words)
 
 
 def finetuning(size: str, classes: int):
-    dim, depth, heads, _, _, ratio, patch = SIZES[size]
-    model = {"EMBED_DIM": dim, "DEPTH": depth, "NUM_HEADS": heads, "MLP_RATIO": ratio}
-    words = settings(
-        MODEL__MODEL_NAME="ViT", MODEL__PATCH_SIZE=[2, patch, patch], MODEL__NUM_CLASSES=classes,
-        **{f"VIT__{k}": v for k, v in model.items()},
-    )  # fmt: skip
+    words = settings(MODEL__MODEL_NAME="ViT", VIT__SIZE=size, MODEL__NUM_CLASSES=classes)
     return config.load([], SHARED + words)
 
 

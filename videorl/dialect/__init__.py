@@ -10,15 +10,16 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from videorl.dialect import multitrain, pyslowfast, timesformer
+from videorl.dialect import multitrain, pyslowfast, timesformer, videomae
 from videorl.dialect.rules import Combined, Ignored, Last, Made, Renamed, Rule, Unsupported, Values, is_on, plain
 from videorl.registry import DATASETS, EVALS, LOSSES, MODELS, UserError
 from videorl.settings import Setting, shown
 
 log = logging.getLogger("videorl")
 
-FAMILIES = (pyslowfast, multitrain, timesformer)
+FAMILIES = (pyslowfast, multitrain, timesformer, videomae)
 RULES: dict[str, Rule] = {name: rule for family in FAMILIES for name, rule in family.RULES.items()}
+SHORT_KEYS = videomae.KEYS  # keys of our own that become others
 # What is evaluated where no evaluation is named, and what is best by it.
 BEST_METRICS = {"views": "val/top1", "views of several labels": "val/map", "reconstruction": "val/explained"}
 MODEL_NAMES: dict[str, str | None] = pyslowfast.MODELS | timesformer.MODELS
