@@ -81,6 +81,39 @@ def test_command_parses_and_its_config_loads(words, monkeypatch):
         assert config.load(files, args["overrides"] if "overrides" in args else args["opts"]).MODEL.MODEL_NAME
 
 
+# README with a table of published flags -> the config that its settings are for.
+FLAGS = {
+    "HowTo100M": "HowTo100M/S3D_MILNCE.yaml",
+    "SSv2": "SSv2/VIDEOMAE_VITB_16x2_FT.yaml",
+    "Ego4D": "Ego4D/TSF_B_CLIP.yaml",
+}
+ROWS = [
+    (folder, row.split("|")[2])
+    for folder in FLAGS
+    for row in re.findall(
+        r"^\| [^|]*`--[^|]*\|[^|]*\|$", (ROOT / f"configs/{folder}/README.md").read_text(), re.MULTILINE
+    )
+]
+
+
+def test_tables_of_flags_were_found():
+    assert {folder for folder, _ in ROWS} == set(FLAGS)
+    assert len(ROWS) > 60
+
+
+@pytest.mark.parametrize(("folder", "cell"), ROWS)
+def test_what_stands_for_a_flag_are_settings(folder, cell):
+    """Each key is one, and takes the value beside it; a capital letter is any value."""
+    for text in re.findall(r"`([A-Z][A-Z_0-9]*(?:\.\w+)* [^`]*)`", cell):
+        words = shlex.split(text)
+        given = [
+            "1" if re.fullmatch("[A-Z]", w) and not words[k - 1].endswith("SIZE") else w for k, w in enumerate(words)
+        ]
+        config.load([ROOT / "configs" / FLAGS[folder]], given)
+    for key in re.findall(r"`([A-Z_0-9]+\.[A-Z_0-9.]+)`", cell):
+        assert key.startswith("EVALS.") or config.describe(key)
+
+
 def test_example_project_trains_and_reports(few, tmp_path, monkeypatch, capsys):
     words = [
         "--cfg",
