@@ -1,12 +1,13 @@
 """Clips are cropped and scaled as they are decoded: the same, whatever part of the frames is in memory at once."""
 
 import dataclasses
+from fractions import Fraction
 
 import pytest
 import torch
 from PIL import Image
 
-from tests.video.clips_on_disk import picture, write_video
+from tests.video.clips_on_disk import number_of, picture, write_video
 from videorl.data.labelled import Kinetics, SomethingSomething
 from videorl.data.listed import VideoList
 from videorl.registry import UserError
@@ -95,6 +96,21 @@ def test_no_clip_keeps_the_frames_that_it_is_made_of_in_memory(folder):
         assert sum(kept.values()) <= 2 * sum(clip.nbytes for clip in clips)
 
 
+def test_dense_clips_of_an_uneven_rate_keep_their_length(tmp_path):
+    """A second of 60 frames, then three of ten: clips of 0.8 s would last from 0.2 to 1.4 s by the average rate."""
+    times = [k / 60 for k in range(60)] + [1 + k / 10 for k in range(30)]
+    stamps = [round(600 * time) for time in times]
+    write_video(tmp_path / "a.mp4", range(90), size=(96, 96), pts=stamps, time_base=Fraction(1, 600))
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("a.mp4 1\n")
+    plain = Augment(scales=(96, 96), crop_scales=(1.0,), flip=False)
+    for split in ("train", "test"):
+        spec = Spec(Clip(8, 3, 96, 96), views=Views(6, 1), augment=dataclasses.replace(plain, copies=6, clips=6))
+        for item in items(tmp_path, split, spec, Reading()):
+            shown = [times[number_of(frame.numpy())] for frame in item["video"].permute(0, 2, 3, 1)]
+            assert abs(shown[-1] - shown[0] - 0.8 * 7 / 8) <= 0.11, "a tenth of a second from one frame to the next"
+
+
 def test_uniform_views_that_would_be_the_same_are_read_once(folder, largest):
     spec = Spec(Clip(6, 2, 32, 32), views=Views(10, 3), augment=Augment(scales=(32, 40)))
     values = {**VALUES, "annotations": str(folder), "separator": " ", "multi_label": False, "offset": False}
@@ -117,6 +133,7 @@ def test_the_backends_give_the_same_parts(folder):
             continue
         with video:
             parts = list(video.parts([40, 3, 3, 7, 9, 11, 30, 31]))
+            assert video.backend == backend
         assert [numbers.tolist() for numbers, _ in parts] == [[3, 7, 9, 11, 30], [31, 40]]
         for numbers, frames in parts:
             assert torch.equal(frames, expected[torch.from_numpy(numbers)])

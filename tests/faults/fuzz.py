@@ -26,6 +26,10 @@ GOOD = {
     "fragments.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov+default_base_moof"}},
     "vp9.webm": VP9,
     "h264.mkv": {},
+    "h264.flv": {},
+    "wmv2.wmv": {"codec": "wmv2"},
+    "vp8.ogv": {"codec": "libvpx", "container": "ogg"},
+    "a.gif": {"codec": "gif", "pix_fmt": "rgb8"},
 }
 
 

@@ -62,7 +62,7 @@ EXPECTED = {
     "cover_picture": "open",
     "png": "open",
     "jpeg": "open",
-    "gif": "open",
+    "gif": [-1],  # one frame, without a number
     "no_frames": "open",
     "one_frame": [7],
     "bomb": "open",

@@ -191,7 +191,7 @@ class PyAV:
     def _pictures(self, wanted: list[int], most: float) -> torch.Tensor:
         first = self._picture(self._frame(wanted[0]))  # not the header tells what a picture takes
         height, width = first.shape[:2]
-        out = np.empty((int(min(len(wanted), max(1, most // (height * width)))), height, width, 3), np.uint8)
+        out = np.empty((int(min(len(wanted), max(1, most / (height * width)))), height, width, 3), np.uint8)
         out[0] = first
         for place in range(1, len(out)):
             picture = self._picture(self._frame(wanted[place]))
