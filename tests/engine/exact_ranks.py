@@ -23,8 +23,10 @@ from videorl.spec import Clip, Head, Spec
 
 CLIP = Clip(frames=2, rate=1, train_size=4, test_size=4)
 SAMPLES, CLASSES, CANDIDATES, MASKED = 12, 5, 3, 2
+TOKENS, VOCABULARY = 6, 7
 PATCH = (2, 2, 2)
 SPEC = Spec(CLIP, {"a": 3, "b": 4, "c": 2}, several=frozenset("c"), head=Head(hidden=6, projection=True, expander=12))
+CAPTIONS = {"caption", "caption_positions"}
 SEVERAL_SPACES = {"multi_head", "sparsity"}
 # Losses with other keys than by default: name here, name of the loss, its keys.
 VARIANTS = {
@@ -32,6 +34,7 @@ VARIANTS = {
     "infonce_pseudo": ("infonce", {"PSEUDO_TEMPERATURE": 0.1}),
     "infonce_several": ("infonce", {"SEVERAL_POSITIVES": True}),
     "infonce_one_way": ("infonce", {"DIRECTION": "t2v", "COSINE": False, "TEMPERATURE": 1.0}),
+    "caption_positions": ("caption", {"MEAN": "positions"}),
     "max_margin_adaptive": ("max_margin", {"MARGIN": 0.4, "ADAPTIVE": True}),
     "norton": ("norton", {"SEQUENCE_LENGTH": 4, "ALPHA": 0.5, "BUCKET": 0.5}),
     "norton_of_parts": ("norton", {"SEQUENCE_LENGTH": 2, "CLIPS_TOGETHER": 4, "LEARN_TEMPERATURE": True}),
@@ -56,12 +59,15 @@ class Tiny(nn.Module):
         self.head = class_head(SPEC if spaces else Spec(CLIP, {"": CLASSES}), 8)
         self.pixels = nn.Linear(8, MASKED * 3 * math.prod(PATCH))
         self.tokens = nn.Linear(8, 3 * 8)
+        self.captions = nn.Linear(8, (TOKENS - 1) * VOCABULARY)
         self.recompute = recompute
 
     def forward(self, x, text):
         body = checkpoint(self.body, x, use_reentrant=False) if self.recompute else self.body(x)
         features = self.norm(body)
-        candidates = self.words(text)
+        candidates = self.words((text if text.ndim == 3 else text[:, None, :4]).float())
+        lengths = (text >= 0).sum(-1).tolist() if text.ndim == 2 else []
+        longest = max(lengths, default=TOKENS)  # a narrator leaves out what is padding in all texts
         return {
             **self.head(features),
             "features": features,
@@ -70,6 +76,7 @@ class Tiny(nn.Module):
             "predicted": self.pixels(features).unflatten(1, (MASKED, -1)),
             "video_tokens": self.tokens(features).unflatten(1, (3, 8)),
             "text_tokens": self.tokens(candidates[:, 0]).unflatten(1, (3, 8)),
+            "token_logits": self.captions(features).unflatten(1, (TOKENS - 1, -1))[:, : longest - 1],
         }
 
 
@@ -151,6 +158,10 @@ def data(loss: str) -> dict:
             spaces[:, d : d + 1] * torch.rand(SAMPLES, c, generator=draw).softmax(1) for d, c in enumerate((3, 4, 2))
         ]
         return data("cross_entropy") | {"labels": torch.cat(shares, 1), "spaces": spaces}
+    if loss in CAPTIONS:
+        lengths = torch.arange(SAMPLES)[:, None] % (TOKENS - 1) + 2
+        texts = torch.randint(VOCABULARY, (SAMPLES, TOKENS), generator=draw)
+        return data("cross_entropy") | {"text": texts.where(torch.arange(TOKENS) < lengths, -1)}
     return {
         "x": torch.randn(SAMPLES, 6, generator=draw),
         "text": torch.randn(SAMPLES, CANDIDATES, 4, generator=draw)[:, : 1 if loss in ONE_TEXT else None],

@@ -54,6 +54,8 @@ def test_gradient_is_that_of_the_whole_batch(world, split, whole):
     assert {
         "cross_entropy",
         "bce_logit",
+        "caption",
+        "caption_positions",
         "infonce",
         "egonce",
         "max_margin",

@@ -7,6 +7,9 @@ import av
 import numpy as np
 import pytest
 
+from videorl.data.text import tokenizer
+from videorl.metrics.captions import facts_of
+from videorl.spec import Text
 from videorl.toy import egocentric
 from videorl.toy.egocentric import CHUNK_SECONDS, FPS, relevancy, rows
 
@@ -54,6 +57,18 @@ def test_the_narrator_is_wrong_about_a_fourth(root):
     )
     assert abs(right.mean() - egocentric.RIGHT) < 0.1
     assert all(fits(text, truth[key]) for key, text in told.items())
+
+
+def test_the_tokenizer_knows_every_word_and_facts_json_what_it_means(root):
+    tokenize = tokenizer(Text(str(root / "tokenizer"), length=12))
+    meanings = json.loads((root / "facts.json").read_text())
+    truth = {(f"train-{r.video:04d}", r.start, r.end): r.facts for r in rows(0, "ego4d", 2)}
+    assert tokenize.start == tokenize.end == len(egocentric.words()) + 1
+    for *key, text in read(root, "ego4d_train.pkl"):
+        ids = tokenize([text])[0]
+        assert ids.tolist().count(0) == 0  # <unk>
+        assert tokenize.decode(ids.tolist()) == text
+        assert tuple(facts_of(text, words)[0] for words in meanings.values()) == truth[tuple(key)]
 
 
 def fits(text: str, facts) -> bool:

@@ -138,7 +138,7 @@ def fit(
     shapes = {name: [tuple(of[name].shape[:-1]) for of in (before, weights)] for name in resized}
     renamed = [name for name in before if name not in given]
     weights, said, wrong = classes.align(own, head, weights, classes.names_in(state), data or {})
-    afresh = layout.afresh(set(given)) if hasattr(layout, "afresh") and not testing else ()
+    afresh = () if testing else (*_afresh(layout, given), *_afresh(model, weights))
     audit = compare(own, weights, source, (*_not_counted(head, testing), *afresh))
     audit = replace(
         audit,
@@ -152,6 +152,11 @@ def fit(
         wrong=wrong,
     )
     return {name: weights[name] for name in audit.loaded}, audit
+
+
+def _afresh(thing, names: Iterable[str]) -> Iterable[str]:
+    """What a file with these names leaves to the first values, as its layout or the model says: beginnings of names."""
+    return thing.afresh(set(names)) if hasattr(thing, "afresh") else ()
 
 
 def _is_ours(state: Mapping) -> bool:

@@ -17,7 +17,10 @@ CLIP = (
     *("DATA.MEAN", "DATA.STD", "MODEL.PATCH_SIZE", "TEXT.DICT", "TEXT.MAX_WORDS", "TEXT.TOKENIZER"),
 )
 # Keys of models that a pre-trained file and a fine-tuning have each their own of: they change no output of the weights.
-FOR_TRAINING = {"DROPOUT_RATE", "DROPPATH_RATE", "HEAD_INIT_SCALE", "LAYER_SCALE_INIT_VALUE", "ZERO_DECAY_POS_CLS"}
+FOR_TRAINING = {
+    *("DROPOUT_RATE", "DROPOUT", "DROPPATH_RATE", "HEAD_INIT_SCALE", "LAYER_SCALE_INIT_VALUE", "ZERO_DECAY_POS_CLS"),
+    *("FREEZE", "FREEZE_WORDS", "FREEZE_LANGUAGE", "TEXT_WEIGHTS", "LANGUAGE"),
+}
 
 
 def facts(state: Mapping, source: str, choice: Choice = AS_IT_IS) -> dict[str, object]:

@@ -34,19 +34,24 @@ LEFT = {"logit_scale": "the temperature belongs to the loss (TEMPERATURE of info
 
 
 def matches(names: set[str]) -> bool:
-    return bool({VISUAL, VISUAL.replace("visual", "video_model")} & names)
+    return bool({VISUAL, VISUAL.replace("visual", "video_model")} & names) and "img_queries" not in names
 
 
 def says(state: Mapping, weights: Mapping[str, Tensor]) -> dict[str, object]:
     """What its weights show: those that start from CLIP have a norm in front of the blocks, and CLIP's activation."""
     named = substitute([*EGOVLP, *TABLE], weights)
+    return tower_of(named) | text_of(named)
+
+
+def tower_of(named: Mapping[str, Tensor]) -> dict[str, object]:
+    """Settings that the weights of the tower show."""
     from_clip = "video.ln_pre.weight" in named
     found = described({name: value for name, value in named.items() if name.startswith("video.")})
     found |= COLOURS if from_clip else IMAGENET
     shown = {"ATTENTION_TYPE": "frozen_in_time", "ACTIVATION": "quick_gelu" if from_clip else "gelu"}
     shown |= {"PRE_NORM_EPS": 1e-5 if from_clip else 0.0, "RESIZE": "linear"}
     shown |= {"TEMPORAL_GATE": any(name.endswith(".temporal_gate") for name in named)}
-    return found | {f"TIMESFORMER.{key}": value for key, value in shown.items()} | text_of(named)
+    return found | {f"TIMESFORMER.{key}": value for key, value in shown.items()}
 
 
 def text_of(named: Mapping[str, Tensor]) -> dict[str, object]:

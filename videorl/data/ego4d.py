@@ -14,7 +14,7 @@ from videorl.data import narrations
 from videorl.data.lists import checked_root
 from videorl.data.moments import Moments
 from videorl.data.text import tokenizer
-from videorl.registry import DATASETS, UserError, Whole
+from videorl.registry import DATASETS, Count, UserError, Whole
 from videorl.spec import Spec
 from videorl.video.errors import VideoError
 
@@ -35,6 +35,7 @@ class Ego4D(Moments):
         root: folder of <video>.mp4/<first second>.mp4, or with CHUNK_SECONDS 0 of <video>.mp4
         metadata: list of narrations to train on, e.g. ego4d_train.pkl (see tools/convert_metadata.py)
         metadata_val: that of split val; empty: METADATA with val for train
+        val_every: split val is the first of every so many rows
         metadata_aux: more lists to train on, such as those of a narrator
         chunk_seconds: length of the chunks of a video; 300 in LaViLa, 15 in AVION; 0: videos in one file each
         narration_selection: random: one of the texts of a row | concat: all of them, joined by ". "
@@ -49,6 +50,7 @@ class Ego4D(Moments):
         root: str = "",
         metadata: str = "",
         metadata_val: str = "",
+        val_every: Count = 1,
         metadata_aux: tuple[str, ...] = (),
         chunk_seconds: Whole = 300,
         narration_selection: Literal["random", "concat"] = "random",
@@ -58,7 +60,8 @@ class Ego4D(Moments):
             names = {"METADATA": metadata, **{f"METADATA_AUX[{k}]": name for k, name in enumerate(metadata_aux)}}
         else:
             names = {"METADATA_VAL": metadata_val or for_val(metadata)}
-        rows = narrations.Together([narrations.read(name, f"EGO4D.{key}") for key, name in names.items()])
+        lists = [narrations.read(name, f"EGO4D.{key}") for key, name in names.items()]
+        rows = narrations.Together(lists, every=1 if split == "train" else val_every)
         self.root = checked_root(root, "EGO4D.ROOT")
         self.selection, self.tokenize = narration_selection, tokenizer(spec.text)
         super().__init__(spec, split, rows, seconds=chunk_seconds, rule=frames)
@@ -71,6 +74,10 @@ class Ego4D(Moments):
         if not row.texts:
             raise VideoError(self.path(i), "index", f"row {i} has no narration")
         return row.start, row.end
+
+    def texts(self, i: int) -> tuple[str, ...]:
+        """All that is said of a row."""
+        return self.rows[i].texts
 
     def _notes(self, i: int, k: int) -> dict[str, torch.Tensor]:
         row = self.rows[i]

@@ -166,18 +166,20 @@ def _joined(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Together:
-    """Several lists, one after the other, as one."""
+    """Several lists, one after the other, as one; of their rows the first of every `every`."""
 
-    def __init__(self, lists: Sequence[Narrations]):
-        self.lists = list(lists)
+    def __init__(self, lists: Sequence[Narrations], every: int = 1):
+        self.lists, self.every = list(lists), every
         self.ends = list(accumulate(map(len, self.lists)))
-        joined = " ".join(part.fingerprint for part in self.lists)
-        self.fingerprint = hashlib.sha256(joined.encode()).hexdigest()[:16] if len(self.lists) > 1 else joined
+        parts = [part.fingerprint for part in self.lists] + [f"every {every}"] * (every > 1)
+        joined = " ".join(parts)
+        self.fingerprint = hashlib.sha256(joined.encode()).hexdigest()[:16] if len(parts) > 1 else joined
 
     def __len__(self) -> int:
-        return self.ends[-1]
+        return -(-self.ends[-1] // self.every)
 
     def _find(self, i: int) -> tuple[Narrations, int]:
+        i *= self.every
         k = int(np.searchsorted(self.ends, i, side="right"))
         return self.lists[k], i - (self.ends[k - 1] if k else 0)
 

@@ -38,7 +38,10 @@ def tokenizer(text: Text):
     vocabulary = path / "vocab.txt" if path.is_dir() and not (path / "tokenizer.json").exists() else path
     if vocabulary.suffix == ".txt" and vocabulary.is_file():
         return WordPieceTokenizer(vocabulary, text.length)
-    return HubTokenizer(text.tokenizer, text.length)
+    found = _from_transformers(text.tokenizer)
+    if found("a")["input_ids"][-1] in (found.sep_token_id, found.eos_token_id):
+        return HubTokenizer(found, text.length)
+    return CausalTokenizer(found, text)
 
 
 class WordTokenizer:
@@ -130,10 +133,10 @@ class WordPieceTokenizer:
 
 
 class HubTokenizer:
-    """A tokenizer of transformers, by folder or hub:NAME; texts are filled up with its padding token."""
+    """A tokenizer of transformers that ends texts itself; they are filled up with its padding token."""
 
-    def __init__(self, name: str, length: int):
-        self.length, self._tokenizer = length, _from_transformers(name)
+    def __init__(self, tokens, length: int):
+        self.length, self._tokenizer = length, tokens
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self.padding = int(self._tokenizer.pad_token_id)
@@ -142,6 +145,39 @@ class HubTokenizer:
         """int64 [K, length]."""
         filled = {"padding": "max_length", "truncation": True, "max_length": self.length}
         return self._tokenizer(list(texts), return_tensors="pt", **filled)["input_ids"]
+
+
+class CausalTokenizer:
+    """A tokenizer of transformers that leaves the ends of texts to others, as those of language models such as GPT-2:
+    start, text, end, then -1, which is no token.
+
+    Start and end of GPT-2 are the same token. LaViLa fills up with 0, which is GPT-2's "!".
+    """
+
+    padding = -1
+
+    def __init__(self, tokens, text: Text):
+        self.length, self.keep_end, self._tokenizer = text.length, text.keep_end, tokens
+        self.end = tokens.eos_token_id
+        if self.end is None:
+            raise UserError(f"TEXT.TOKENIZER {text.tokenizer} has no end token (eos_token); take another one")
+        self.start = self.end if tokens.bos_token_id is None else tokens.bos_token_id
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """int64 [K, length]."""
+        rows = torch.full((len(texts), self.length), self.padding)
+        for row, text in zip(rows, texts):
+            numbers = [self.start, *self._tokenizer.encode(text, add_special_tokens=False), self.end]
+            if len(numbers) > self.length:
+                numbers = numbers[: self.length - 1] + [self.end if self.keep_end else numbers[self.length - 1]]
+            row[: len(numbers)] = torch.tensor(numbers)
+        return rows
+
+    def decode(self, numbers: Sequence[int]) -> str:
+        """The text of a row `[L]`: what stands between its start and its first end."""
+        own = [int(number) for number in numbers[1:]]
+        until = next((k for k, number in enumerate(own) if number in (self.end, self.padding)), len(own))
+        return self._tokenizer.decode(own[:until], clean_up_tokenization_spaces=False).strip()
 
 
 def _from_transformers(name: str):

@@ -31,8 +31,9 @@ def model(cfg) -> nn.Module:
     torch.manual_seed(cfg.RNG_SEED)
     entry, values = config.component(cfg, MODELS, cfg.MODEL.MODEL_NAME)
     built = entry(config.spec(cfg), values=values).to(dist.device())
-    parameters = sum(p.numel() for p in built.parameters())
-    log.info("model %s: %.3f M parameters (%d)", entry.name, parameters / 1e6, parameters)
+    counts = [sum(p.numel() for p in built.parameters() if p.requires_grad or frozen) for frozen in (True, False)]
+    trained = f", {counts[1] / 1e6:.3f} M trained" if counts[1] < counts[0] else ""
+    log.info("model %s: %.3f M parameters (%d)%s", entry.name, counts[0] / 1e6, counts[0], trained)
     return built
 
 

@@ -40,6 +40,13 @@ class Objective(nn.Module):
         self.coupled = [name for name, loss in losses.items() if loss.coupled]
         self.checked = False
         self.monitored = {n: _parameters(loss.monitor) for n, loss in losses.items() if hasattr(loss, "monitor")}
+        # What is shown of a mean that a loss monitors, by its label in the log, where it is not the mean itself.
+        self.shown = {
+            label: function
+            for name, loss in losses.items()
+            for what, function in getattr(loss, "shown", {}).items()
+            for label in (what, f"{name}_{what}")
+        }
 
     @property
     def coupled_names(self) -> list[str]:

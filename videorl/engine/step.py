@@ -232,5 +232,5 @@ def _totalled(objective, sums, coupled_values) -> dict[str, float]:
     parts = dict(zip(sums, summed.split([len(value) for value in sums.values()]), strict=True))
     losses = {n: float(value) for n, value in parts.items() if len(value) == 1}
     losses |= {n: float(value) for n, value in coupled_values.items()}
-    monitored = {n: float(v[0] / v[1]) for n, v in parts.items() if len(v) == 2 and v[1]}
+    monitored = {n: objective.shown.get(n, float)(float(v[0] / v[1])) for n, v in parts.items() if len(v) == 2 and v[1]}
     return {"loss": sum(objective.weights[n] * v for n, v in losses.items()), **losses, **monitored}

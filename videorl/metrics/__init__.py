@@ -2,7 +2,7 @@
 
 HIGHER, LOWER = 1, -1  # which way a metric is better
 
-NO_FRACTIONS = ("medr", "meanr", "mse")
+NO_FRACTIONS = ("medr", "meanr", "mse", "perplexity", "perplexity_clip", "cider", "cider_bert")
 
 
 def is_fraction(name: str, value: object) -> bool:

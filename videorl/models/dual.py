@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videorl.models.text import Clip, DistilBert
-from videorl.models.timesformer import Tower
+from videorl.models.timesformer import Tower, resize_inside
 from videorl.registry import MODELS, Count, Positive, UserError
 from videorl.spec import Spec
 
@@ -101,14 +101,13 @@ class DualEncoder(nn.Module):
     def resize_positions(self, weights: dict[str, Tensor], clip=None) -> tuple[dict[str, Tensor], list[str], list[str]]:
         """The weights with position tables of other clips resized, of longer texts cut, the names of these, and none
         made new. `clip` is not needed."""
-        inner = {name.removeprefix("video."): value for name, value in weights.items() if name.startswith("video.")}
-        resized, names, _ = self.video.resize_positions(inner)
-        found = {f"video.{name}": resized[name] for name in names}
+        weights, names, new = resize_inside(self.video, "video.", weights)
         name = "text.model.positional_embedding"
         target, source = dict(self.named_parameters()).get(name), weights.get(name)
         if target is not None and source is not None and len(source) > len(target):
-            found[name] = source[: len(target)]
-        return {**weights, **found}, list(found), []
+            weights[name] = source[: len(target)]
+            names.append(name)
+        return weights, names, new
 
     def no_weight_decay(self) -> set[str]:
         """Parts of the names of the parameters that weight decay leaves alone: with TIMESFORMER.ZERO_DECAY_POS_CLS

@@ -14,6 +14,7 @@ from videorl.registry import UserError
 from videorl.spec import Spec
 
 HUB = "hub:"  # before a name on the Hugging Face hub
+SHAPE = {"dim": "TEXT_WIDTH", "n_heads": "TEXT_HEADS", "n_layers": "TEXT_LAYERS", "vocab_size": "TEXT_VOCABULARY"}
 
 
 class Clip(nn.Module):
@@ -61,8 +62,8 @@ class DistilBert(nn.Module):
         shape = {"dim": width, "n_heads": heads, "n_layers": layers, "hidden_dim": int(width * mlp_ratio)}
         shape |= {"vocab_size": vocabulary}
         if weights:
-            self.model = _pretrained(DistilBertModel, weights)
-            _check_shape(self.model.config, shape, weights)
+            self.model = pretrained(DistilBertModel, weights, "DUAL.TEXT_WEIGHTS", "distilbert-base-uncased")
+            check_shape(self.model.config, shape, SHAPE, "DUAL", weights)
         else:
             self.model = DistilBertModel(DistilBertConfig(**shape))
         self.width, self.length = width, self.model.config.max_position_embeddings
@@ -74,26 +75,23 @@ class DistilBert(nn.Module):
         return self.model(text, attention_mask=text != 0).last_hidden_state[:, 0]
 
 
-def _pretrained(kind, source: str) -> nn.Module:
+def pretrained(kind, source: str, key: str, example: str) -> nn.Module:
     """Weights in float32 from a folder, without a look at the network, or from the hub; safetensors alone."""
     if not source.startswith(HUB) and not Path(source).is_dir():
         raise UserError(
-            f"DUAL.TEXT_WEIGHTS {source} is no folder; expected one with config.json and model.safetensors, or a name"
-            f" on the Hugging Face hub, such as {HUB}distilbert-base-uncased"
+            f"{key} {source} is no folder; expected one with config.json and model.safetensors, or a name on the"
+            f" Hugging Face hub, such as {HUB}{example}"
         )
     try:
         name, local = source.removeprefix(HUB), not source.startswith(HUB)
         return kind.from_pretrained(name, local_files_only=local, use_safetensors=True, dtype="float32")
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:150]
-        raise UserError(f"DUAL.TEXT_WEIGHTS {source} cannot be read: {reason}") from None
+        raise UserError(f"{key} {source} cannot be read: {reason}") from None
 
 
-def _check_shape(published, shape: dict[str, int], source: str) -> None:
-    keys = {"dim": "TEXT_WIDTH", "n_heads": "TEXT_HEADS", "n_layers": "TEXT_LAYERS", "vocab_size": "TEXT_VOCABULARY"}
+def check_shape(found, shape: dict[str, int], keys: dict[str, str], node: str, source: str) -> None:
+    """Raises `UserError` where the config of a source has another `shape` than the keys of the node say."""
     for name, key in keys.items():
-        found = getattr(published, name)
-        if found != shape[name]:
-            raise UserError(
-                f"DUAL.TEXT_WEIGHTS {source} has {name} {found}, DUAL.{key} says {shape[name]}: set {found}"
-            )
+        if (size := getattr(found, name)) != shape[name]:
+            raise UserError(f"{source} has {name} {size}, {node}.{key} says {shape[name]}: set {size}")

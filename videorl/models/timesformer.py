@@ -186,7 +186,7 @@ class Tower(nn.Module):
             1e-6); 0: no such norm
         temporal_gate: frozen_in_time scales what time attention gives by tanh of a learned number that begins with 0
         droppath_rate: drop path of the last block; it rises linearly from 0 in the first
-        freeze: space: time attention and time positions alone are trained; time: all others
+        freeze: space: time attention and time positions alone are trained; time: all others; all: nothing is
         resize: position tables of checkpoints of another clip shape; nearest: neighbours, as TimeSformer; linear in
             time, as LaViLa and AVION, of which frozen_in_time takes the first rows for fewer frames, bicubic in space
         zero_decay_pos_cls: no weight decay for positions and class token
@@ -208,7 +208,7 @@ class Tower(nn.Module):
         pre_norm_eps: NonNegative = 0.0,
         temporal_gate: bool = False,
         droppath_rate: Share = 0.0,
-        freeze: Literal["nothing", "space", "time"] = "nothing",
+        freeze: Literal["nothing", "space", "time", "all"] = "nothing",
         resize: Literal["nearest", "linear"] = "nearest",
         zero_decay_pos_cls: bool = False,
     ):
@@ -251,7 +251,7 @@ class Tower(nn.Module):
     def _freeze(self, what: str) -> None:
         for name, parameter in self.named_parameters():
             temporal = any(part in name for part in TEMPORAL)
-            parameter.requires_grad = what == "nothing" or temporal == (what == "space")
+            parameter.requires_grad = {"nothing": True, "space": temporal, "time": not temporal, "all": False}[what]
 
     def tokens(self, video: Tensor) -> Tensor:
         """`[B, C, T, H, W]` to normalised tokens `[B, 1 + T*N, D]`; with space_only `[B, 1 + N, D]`, their means over
@@ -333,6 +333,13 @@ def resized_time(table: Tensor, frames: int, how: str) -> Tensor:
     if how == "cut" and frames < table.shape[1]:
         return table[:, :frames]
     return F.interpolate(table.transpose(1, 2), size=frames, mode="nearest" if how == "nearest" else "linear").mT
+
+
+def resize_inside(tower: Tower, front: str, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str], list]:
+    """`Tower.resize_positions` for the tower of a model, where its names begin with `front`."""
+    inner = {name.removeprefix(front): value for name, value in weights.items() if name.startswith(front)}
+    resized, names, _ = tower.resize_positions(inner)
+    return {**weights, **{front + name: resized[name] for name in names}}, [front + name for name in names], []
 
 
 @MODELS.register("TimeSformer", node="TIMESFORMER")

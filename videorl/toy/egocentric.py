@@ -20,7 +20,7 @@ from videorl.toy import scenes
 from videorl.toy.narrated import COLOUR_WORDS, DIRECTION_WORDS, SHAPE_WORDS, write_csv
 from videorl.toy.scenes import COLOURS, SHAPES, Event, Scene
 
-VERSION = 1  # raise it, or scenes.VERSION, whenever the same seed gives other files
+VERSION = 2  # raise it, or scenes.VERSION, whenever the same seed gives other files
 SETS = ("ego4d", "ego4d_val", "epic")
 VIDEOS = {"ego4d": 256, "ego4d_val": 24, "epic": 24}
 FIRST_TEST = 8  # of EPIC's videos: those before are trained on
@@ -129,9 +129,9 @@ def make_set(
 
     Layout, as published: `videos/ego4d/<uid>.mp4/<second>.mp4`; `ego4d_train.pkl` and `ego4d_val.pkl` with what people
     said, `ego4d_train.part.pkl` with a fifth of it, `.rephraser.pkl` of all and `.narrator.pkl` of the other four
-    fifths; `egomcq.json`; `videos/epic/<person>/<video>.MP4`, `EPIC_100_{train,validation}.csv`,
-    `EPIC_100_retrieval_{train,test}.csv`, `…_sentence.csv` and the relevancies `…_test.pkl`. `toy.json`, resuming,
-    errors: see `scenes.make_set`.
+    fifths; `tokenizer/` of their words and `facts.json`, what these mean; `egomcq.json`;
+    `videos/epic/<person>/<video>.MP4`, `EPIC_100_{train,validation}.csv`, `EPIC_100_retrieval_{train,test}.csv`,
+    `…_sentence.csv` and the relevancies `…_test.pkl`. `toy.json`, resuming, errors: see `scenes.make_set`.
     """
     counts = {**VIDEOS, "ego4d": videos}
     settings = {"version": f"{scenes.VERSION}.{VERSION}", "kind": "egocentric", "seed": seed, "counts": counts}
@@ -183,8 +183,41 @@ def _write_lists(out: Path, seed: int, counts: dict[str, int]) -> None:
     _write_pickle(out / "ego4d_train.narrator.pkl", [row for row, own in zip(narrated, with_person) if not own])
     told_val = [(uid("ego4d_val", r.video), r.start, r.end, narration(rng, r.facts)) for r in val]
     _write_pickle(out / "ego4d_val.pkl", told_val)
-    (out / "egomcq.json").write_text(json.dumps(_questions(rng, val, told_val), indent=1) + "\n")
+    _write_json(out / "egomcq.json", _questions(rng, val, told_val))
+    _write_words(out)
     _write_epic(out, rng, rows(seed, "epic", counts["epic"]))
+
+
+WORD_KINDS = {"direction": DIRECTION_WORDS, "colour": COLOUR_WORDS, "shape": SHAPE_WORDS}
+END = "<|endoftext|>"
+
+
+def words() -> list[str]:
+    """Every word that a narration can hold."""
+    kinds = (word for kind in WORD_KINDS.values() for group in kind.values() for word in group)
+    return ["#C", "C", *VERBS, "the", *kinds]
+
+
+def _write_words(out: Path) -> None:
+    """The words as a tokenizer of transformers, of which the last token is start and end, and what they mean."""
+    ids = {word: number for number, word in enumerate(["<unk>", *words(), END])}
+    special = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [{"id": ids[END], "content": END, **special}],
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"},
+        **dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder")),
+    }
+    folder = out / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    _write_json(folder / "tokenizer.json", tokenizer)
+    names = {"bos_token": END, "eos_token": END, "unk_token": "<unk>"}
+    _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
+    meanings = {
+        kind: {word: fact for fact, group in groups.items() for word in group} for kind, groups in WORD_KINDS.items()
+    }
+    _write_json(out / "facts.json", meanings)
 
 
 def _narrated(rng: np.random.Generator, facts: tuple[str, str, str]) -> tuple[list[str], list[float]]:
@@ -266,6 +299,10 @@ def relevancy(a: tuple[str, str, str], b: tuple[str, str, str]) -> float:
     """As of EPIC-Kitchens: the mean of the overlaps of verbs (here directions) and of nouns (colours and shapes)."""
     nouns = len({*a[1:]} & {*b[1:]}) / len({*a[1:]} | {*b[1:]})
     return ((a[0] == b[0]) + nouns) / 2
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _write_pickle(path: Path, content: list) -> None:
