@@ -13,7 +13,7 @@ from videorl.registry import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path[:0] = [str(GOLDEN), str(Path(__file__).parent)]
-import norton  # noqa: E402
+import videoclip as tiny_videoclip  # noqa: E402
 from recipe import assert_close, check, load_case  # noqa: E402
 
 OUTPUTS = {
@@ -28,14 +28,14 @@ OUTPUTS = {
 
 def inputs_of(case) -> dict:
     given = case["inputs"]
-    texts = {"text": norton.one_sep(given["caps"]), "text_mask": norton.one_sep(given["cmasks"])}
+    texts = {"text": tiny_videoclip.one_sep(given["caps"]), "text_mask": tiny_videoclip.one_sep(given["cmasks"])}
     return {"video_features": given["vfeats"], "video_mask": given["vmasks"], **texts}
 
 
 @pytest.mark.parametrize(("name", "keys"), [("L16", {}), ("L32", {}), ("full_video_background", {"attend_cls": False})])
 def test_videoclip_as_published(name, keys):
     case = load_case(GOLDEN / f"norton/model_{name}.pt")
-    model, given = norton.tiny(case, **keys), inputs_of(case)
+    model, given = tiny_videoclip.tiny(case, **keys), inputs_of(case)
     found = model(**given)
     check(case, {name: found[OUTPUTS[name]] for name in case["expected"]})
     exact = model.double()(**{k: v.double() if v.is_floating_point() else v for k, v in given.items()})
@@ -46,14 +46,14 @@ def test_videoclip_as_published(name, keys):
 
 def test_a_class_for_each_frame_as_published():
     case = load_case(GOLDEN / "norton/model_coin_head.pt")
-    model = norton.tiny(case, VideoCLIPFrames, attend_cls=False)
+    model = tiny_videoclip.tiny(case, VideoCLIPFrames, attend_cls=False)
     check(case, model(case["inputs"]["vfeats"], case["inputs"]["vmasks"]))
 
 
 def test_names_of_weights_and_what_norton_trains():
     published = load_case(GOLDEN / "norton/state_dict_keys_full.pt")["expected"]
     with torch.device("meta"):
-        model = VideoCLIP(norton.SPEC, train="layer_norms")
+        model = VideoCLIP(tiny_videoclip.SPEC, train="layer_norms")
     names = {f"mmmodel.{name}": torch.empty(shape, device="meta") for name, shape in published["keys"].items()}
     assert convert.layout_of(names) is videoclip
     renamed = videoclip.rename(names, model)
@@ -65,6 +65,6 @@ def test_names_of_weights_and_what_norton_trains():
 
 
 def test_features_of_another_width_are_refused():
-    model = norton.tiny(load_case(GOLDEN / "norton/model_L16.pt"))
+    model = tiny_videoclip.tiny(load_case(GOLDEN / "norton/model_L16.pt"))
     with pytest.raises(UserError, match="VIDEOCLIP.FEATURES 512: the data set's have 768 numbers"):
         model(video_features=torch.zeros(1, 3, 768), video_mask=torch.ones(1, 3))

@@ -108,7 +108,7 @@ def byte_pairs():
 
 
 class WordPieceTokenizer:
-    """BERT's word pieces, lower case, of a `vocab.txt`: [CLS], text, [SEP], [PAD]s."""
+    """BERT's word pieces, lower case, of a `vocab.txt`: [CLS], text, [SEP], [PAD]s. `size`: how many there are."""
 
     def __init__(self, vocabulary: Path, length: int):
         try:
@@ -120,7 +120,7 @@ class WordPieceTokenizer:
             raise UserError(
                 f"TEXT.TOKENIZER {vocabulary}: expected a vocabulary of BERT, found none of {', '.join(missing)}"
             )
-        self.padding = words.index("[PAD]")
+        self.padding, self.size = words.index("[PAD]"), len(words) - (words[-1] == "")
         if self.padding:
             raise UserError(f"TEXT.TOKENIZER {vocabulary}: [PAD] has number {self.padding}; expected 0, as BERT's")
         self._tokenizer = BertWordPieceTokenizer(str(vocabulary), lowercase=True)
@@ -139,7 +139,7 @@ class HubTokenizer:
         self.length, self._tokenizer = length, tokens
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self.padding = int(self._tokenizer.pad_token_id)
+        self.padding, self.size = int(self._tokenizer.pad_token_id), len(self._tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """int64 [K, length]."""
