@@ -1,6 +1,7 @@
 """Files of LaViLa, EgoVLP, AVION, CLIP, TimeSformer and timm: round trips, what they leave out, and what is said."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 import torch
@@ -279,6 +280,14 @@ def test_what_files_say_of_themselves(layout, expected):
     }  # fmt: skip
     assert said["DATA.MEAN"][0] == (0.485 if layout == "EgoVLP" else 0.42481293)
     assert config.valid(said, "x.pt")[1] == [], "all are keys of ours, with values that they take"
+
+
+def test_a_checkpoint_of_ours_says_the_settings_of_both_towers():
+    file = Path(__file__).parents[2] / "configs/Ego4D/TSF_B_CLIP.yaml"
+    said = facts.of_config(config.dump(config.load([file])))
+    assert (said["TIMESFORMER.EMBED_DIM"], said["EMBED_DIM"], said["TEXT_WIDTH"]) == (768, 256, 512)
+    assert (said["TIMESFORMER.PRE_NORM_EPS"], said["TEXT.TOKENIZER"]) == (1e-5, "clip")
+    assert not {key for key in said if key.endswith(("DROPPATH_RATE", "ZERO_DECAY_POS_CLS"))}, "those are of training"
 
 
 def test_each_file_has_one_layout():

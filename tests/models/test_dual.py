@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from videorl import config, convert
+from videorl.engine.info import model_info
 from videorl.losses.infonce import InfoNCE
 from videorl.models.dual import DualEncoder
 from videorl.registry import MODELS, UserError
@@ -178,6 +179,18 @@ def test_padding_changes_no_text():
     for kind in ("clip", "distilbert"):
         model, text = tiny(kind).eval(), torch.tensor([[5, 7, 49, 0, 0, 0]])
         torch.testing.assert_close(model.embed_text(text), model.embed_text(text[:, :3]))
+
+
+def test_a_text_without_words_has_an_embedding():
+    assert tiny("distilbert").embed_text(torch.zeros(2, 6, dtype=torch.int64)).isfinite().all()
+
+
+def test_multiply_adds_of_both_towers():
+    info = model_info(config.load([CONFIGS / "TSF_B_CLIP.yaml"]))
+    macs = {part.name: part.macs for part in info.parts}
+    blocks = 12 * 785 * (16 * 768**2 + 2 * 768 * (197 + 5))  # its class token attends to a little more
+    assert macs["video"] == pytest.approx(blocks, rel=0.02)
+    assert macs["text"] == pytest.approx(12 * 77 * (12 * 512**2 + 2 * 512 * 77), rel=0.01)
 
 
 @pytest.mark.parametrize("kind", ["clip", "distilbert"])

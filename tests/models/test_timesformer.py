@@ -65,7 +65,8 @@ def test_published_model(kind, dtype):
     taps = {}
     for number, block in enumerate(model.blocks):
         block.register_forward_hook(lambda _, __, out, name=f"blocks.{number}": taps.update({name: out}))
-    outputs = model(case["inputs"]["video"].to(dtype))
+    features = model.tokens(case["inputs"]["video"].to(dtype))[:, 0]
+    outputs = {**model.head(features), "features": features}
     loss = F.cross_entropy(outputs["logits"], case["inputs"]["labels"])
     loss.backward()
     grads = {name.replace("projection.", ""): p.grad for name, p in model.named_parameters()}
@@ -215,6 +216,21 @@ def to_transformers(weights: dict) -> dict:
         name = "layernorm" + name.removeprefix("norm") if name.startswith("norm.") else name
         renamed[name if name.startswith("classifier") else f"timesformer.{name}"] = value
     return renamed
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_class_token_alone_is_that_of_all_tokens(kind):
+    """With its gradients, and the same places, frames and samples dropped."""
+    video, found = torch.randn(2, 3, 3, 8, 8), []
+    for alone in (False, True):
+        model = tiny(kind, droppath_rate=0.5)
+        torch.manual_seed(1)
+        lead = model.lead(video) if alone else model.tokens(video)[:, 0]
+        lead.square().sum().backward()
+        grads = {name: p.grad for name, p in model.named_parameters() if not name.startswith("head.")}
+        found.append({"lead": lead, **grads})
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, msg=name)
 
 
 @pytest.mark.parametrize("kind", ALL)

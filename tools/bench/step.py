@@ -3,9 +3,12 @@
 python tools/bench/step.py --cfg configs/Kinetics/MVITv2_S_16x4.yaml --batch 1 --against torchvision
 python tools/bench/step.py --cfg configs/HowTo100M/S3D_MILNCE.yaml --batch 4 --against torchvision
 python tools/bench/step.py --cfg configs/SSv2/VIDEOMAE_VITB_16x2_PT.yaml --batch 4 --against transformers
-time torchvision's mvit_v2_s or s3d, or transformers' VideoMAEForPreTraining, in the same process, step by step in turn,
-so that a slow moment of the machine hits both. Of a model of video and text the video tower is timed: its embedding
-stands for the scores of classes. `transformers` has fused attention, its default; `transformers-eager` has not.
+python tools/bench/step.py --cfg configs/Ego4D/TSF_B_CLIP.yaml --batch 4 --against transformers
+python tools/bench/step.py --cfg configs/Ego4D/AVION_VITB.yaml --batch 4 --against configs/Ego4D/TSF_B_CLIP.yaml
+time torchvision's mvit_v2_s or s3d, transformers' VideoMAEForPreTraining or TimesformerForVideoClassification, or the
+model of another config, in the same process, step by step in turn, so that a slow moment of the machine hits both. Of
+a model of video and text the video tower is timed: its embedding stands for the scores of classes. `transformers` has
+fused attention where it knows it, its default; `transformers-eager` has not.
 On a GPU `mfu` is the part of the peak (--peak, in 10^12 operations a second) that three times the multiply-adds of the
 forward pass use.
 
@@ -38,7 +41,7 @@ from videorl.engine.step import backward, call, normalise, to_device
 from videorl.registry import MODELS, UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-OTHERS = ["none", "torchvision", "transformers", "transformers-eager"]
+OTHERS = ["none", "torchvision", "transformers", "transformers-eager"]  # or a config of this toolkit
 PARTS = ("forward", "backward", "optimizer", "step")
 Batch = dict[str, Tensor]
 
@@ -129,17 +132,23 @@ def now(device: torch.device) -> float:
 def contestants(cfg, against: str, dtypes: list[torch.dtype]) -> list[Contestant]:
     found = []
     for dtype in dtypes:
-        model = build.model(cfg)
-        optimizer = optim.build_optimizer(cfg, model, nn.Module())
-        loss = _objective(cfg) if cfg.MASK.RATIO else _cross_entropy
-        trained = torch.compile(model) if cfg.TRAIN.COMPILE else model
-        found.append(Contestant(f"videorl {_short(dtype)}", trained, loss, dtype, optimizer))
-        if against != "none":
+        found.append(_own(cfg, "videorl", dtype))
+        if against.endswith(".yaml"):
+            found.append(_own(config.load([against]), Path(against).stem, dtype))
+        elif against != "none":
             other, loss = _torchvision(cfg) if against == "torchvision" else _transformers(cfg, against)
             other = other.to(dist.device())
             steps = torch.optim.AdamW(other.parameters(), lr=1e-4, fused=True)
             found.append(Contestant(f"{against} {_short(dtype)}", other, loss, dtype, steps))
     return found
+
+
+def _own(cfg, name: str, dtype: torch.dtype) -> Contestant:
+    model = build.model(cfg)
+    optimizer = optim.build_optimizer(cfg, model, nn.Module())
+    loss = _objective(cfg) if cfg.MASK.RATIO else _cross_entropy
+    trained = torch.compile(model) if cfg.TRAIN.COMPILE else model
+    return Contestant(f"{name} {_short(dtype)}", trained, loss, dtype, optimizer)
 
 
 def _objective(cfg) -> Callable[[nn.Module, Batch], Tensor]:
@@ -176,13 +185,45 @@ def _torchvision(cfg) -> tuple[nn.Module, Callable]:
 
 
 def _transformers(cfg, against: str) -> tuple[nn.Module, Callable]:
-    """Transformers' VideoMAE of the same sizes; it gets its clips as normalised floats, which is not counted."""
-    if cfg.MODEL.MODEL_NAME != "VideoMAE" or cfg.MASK.DECODER != "all":
-        raise UserError("--against transformers: it has VideoMAE's pre-training alone, with MASK.DECODER all")
+    """Transformers' network of the same sizes; it gets its clips as normalised floats, which is not counted."""
     try:
-        from transformers import VideoMAEConfig, VideoMAEForPreTraining
+        import transformers  # noqa: F401
     except ImportError:
         raise UserError("--against transformers: it is not installed; pip install transformers") from None
+    attention = {"attn_implementation": "eager" if against.endswith("eager") else "sdpa"}
+    if cfg.MODEL.MODEL_NAME == "VideoMAE" and cfg.MASK.DECODER == "all":
+        return _their_videomae(cfg, attention)
+    if cfg.MODEL.MODEL_NAME in ("TimeSformer", "DualEncoder"):
+        return _their_timesformer(cfg)
+    raise UserError(
+        "--against transformers: it has VideoMAE's pre-training, with MASK.DECODER all, and TimeSformer, not"
+        f" {cfg.MODEL.MODEL_NAME}"
+    )
+
+
+def _their_timesformer(cfg) -> tuple[nn.Module, Callable]:
+    """With divided attention, which is not LaViLa's to the letter but as much work, and a class for each output."""
+    from transformers import TimesformerConfig, TimesformerForVideoClassification
+
+    node = cfg.TIMESFORMER
+    settings = TimesformerConfig(
+        image_size=cfg.DATA.TRAIN_CROP_SIZE,
+        patch_size=node.PATCH_SIZE,
+        num_frames=cfg.DATA.NUM_FRAMES,
+        hidden_size=node.EMBED_DIM,
+        num_hidden_layers=node.DEPTH,
+        num_attention_heads=node.NUM_HEADS,
+        intermediate_size=int(node.EMBED_DIM * node.MLP_RATIO),
+        num_labels=cfg.DUAL.EMBED_DIM if cfg.MODEL.MODEL_NAME == "DualEncoder" else cfg.MODEL.NUM_CLASSES,
+        drop_path_rate=0,
+    )
+    model = TimesformerForVideoClassification(settings)
+    return model, lambda model, batch: _cross_entropy(lambda clips: model(clips).logits, {"video": batch["normalised"]})
+
+
+def _their_videomae(cfg, attention: dict) -> tuple[nn.Module, Callable]:
+    from transformers import VideoMAEConfig, VideoMAEForPreTraining
+
     node, (tubelet, patch, _) = cfg.VIDEOMAE, cfg.MODEL.PATCH_SIZE
     settings = VideoMAEConfig(
         image_size=cfg.DATA.TRAIN_CROP_SIZE,
@@ -197,7 +238,7 @@ def _transformers(cfg, against: str) -> tuple[nn.Module, Callable]:
         decoder_num_hidden_layers=node.DECODER_DEPTH,
         decoder_num_attention_heads=node.DECODER_HEADS,
         decoder_intermediate_size=round(node.DECODER_DIM * node.MLP_RATIO),
-        attn_implementation="eager" if against.endswith("eager") else "sdpa",
+        **attention,
     )
     return VideoMAEForPreTraining(settings), lambda model, batch: model(batch["normalised"], batch["hidden"]).loss
 
@@ -243,7 +284,9 @@ def on_device(cfg, size: int, against: str) -> Batch:
     clip = config.spec(cfg).clip
     batch = to_device(micro_batches(cfg, 1, size)[0], dist.device(), clip)
     if against.startswith("transformers"):
-        batch["normalised"] = normalise(batch["pixels"], clip).transpose(1, 2).contiguous()
+        normalised = batch["video"] if "video" in batch else normalise(batch["pixels"], clip)
+        batch["normalised"] = normalised.transpose(1, 2).contiguous()
+    if against.startswith("transformers") and "visible" in batch:
         batch["hidden"] = torch.ones(size, batch["visible"].shape[1] + batch["masked"].shape[1], dtype=torch.bool)
         batch["hidden"] = batch["hidden"].to(dist.device()).scatter_(1, batch["visible"], False)
     return batch
@@ -305,9 +348,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="clips")
     parser.add_argument("--steps", type=int, default=5, help="counted steps of each, after one that is not")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16, or both: float32,bfloat16")
-    parser.add_argument(
-        "--against", default="none", choices=["none", "torchvision", "transformers", "transformers-eager"]
-    )
+    parser.add_argument("--against", default="none", help=f"{', '.join(OTHERS)}, or another config")
     parser.add_argument("--peak", type=float, default=0.0, help=f"of the GPU; known: {info.KNOWN_PEAKS}")
     parser.add_argument("--micro-batches", type=int, default=0, help="time a step over so many micro-batches instead")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
@@ -317,10 +358,17 @@ def main() -> None:
         dist.launch(lambda: (accumulation if args.micro_batches else run)(cfg, args), gpus=min(1, dist.count_gpus(-1)))
 
 
+def passes(found: dict) -> float:
+    """Seconds without the optimizer."""
+    return found["seconds"]["forward"] + found["seconds"]["backward"]
+
+
 def run(cfg, args) -> None:
     names = args.dtype.split(",")
     if strange := set(names) - set(DTYPES):
         raise UserError(f"--dtype {', '.join(sorted(strange))}: expected float32, bfloat16, or both")
+    if args.against not in OTHERS and not args.against.endswith(".yaml"):
+        raise UserError(f"--against {args.against}: expected one of {', '.join(OTHERS)}, or a config (.yaml)")
     batch = on_device(cfg, args.batch, args.against)
     field = contestants(cfg, args.against, [DTYPES[name] for name in names])
     for number in range(args.steps + 1):
@@ -334,6 +382,7 @@ def run(cfg, args) -> None:
     ratios = {
         f"{first} / {name}": {
             "time": round(results[first]["seconds"]["step"] / found["seconds"]["step"], 3),
+            "forward and backward": round(passes(results[first]) / passes(found), 3),
             "memory": round(results[first]["peak_mebibytes"] / max(found["peak_mebibytes"], 1), 3),
         }
         for name, found in results.items()

@@ -75,7 +75,7 @@ class DualEncoder(nn.Module):
 
         Returns `video_embed` `[B, D]`, `features` `[B, width]` and, with text, `text_embed` `[B, K, D]`.
         """
-        features = self.video.tokens(video)[:, 0]
+        features = self.video.lead(video)
         found = {"video_embed": self._embedded(features, self.video_projection), "features": features}
         return found if text is None else {**found, "text_embed": self.embed_text(text)}
 
@@ -88,8 +88,7 @@ class DualEncoder(nn.Module):
                 " the data set or of TEXT to as many"
             )
         tokens = text.flatten(0, 1)  # [B*K, L]
-        longest = int((tokens != 0).any(0).nonzero().max()) + 1  # what all have as padding changes nothing
-        features = self.text(tokens[:, :longest])
+        features = self.text(tokens[:, : longest(tokens)])
         if isinstance(self.text_projection, nn.Linear):
             features = F.relu(features)
         return self._embedded(features, self.text_projection).unflatten(0, text.shape[:2])
@@ -121,6 +120,14 @@ def check_tokenizer(tower: str, tokenizer: str) -> None:
     wanted = "clip" if tower == "clip" else "a folder with BERT's vocab.txt or hub:distilbert-base-uncased"
     if (tower == "clip") != (tokenizer == "clip") or tokenizer == "words":
         raise UserError(f"DUAL.TEXT {tower} needs TEXT.TOKENIZER {wanted}, found {tokenizer}; set one of the two")
+
+
+def longest(tokens: Tensor) -> int:
+    """Numbers of the longest of the texts `[B, L]`: the padding behind, which all have, changes none of them."""
+    if tokens.is_meta:
+        return tokens.shape[1]
+    used = (tokens != 0).any(0).nonzero()
+    return int(used.max()) + 1 if len(used) else 1
 
 
 def matrix(rows: int, columns: int) -> nn.Parameter:

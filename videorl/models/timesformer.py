@@ -48,19 +48,22 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def split(self, x: Tensor) -> list[Tensor]:
-        """`[B, N, D]` to queries, keys and values `[B, N, heads, C]`."""
+    def split(self, x: Tensor, asking: Tensor | None = None) -> list[Tensor]:
+        """Queries of `asking` `[B, M, D]`, by default `x`, keys and values of `x` `[B, N, D]`: `[B, ., heads, C]`."""
         # Three products: each is dense in memory, so that places and heads can be one axis.
-        parts = zip(self.qkv.weight.chunk(3), self.qkv.bias.chunk(3))
-        return [F.linear(x, *part).unflatten(-1, (self.heads, -1)) for part in parts]
+        parts = zip((x if asking is None else asking, x, x), self.qkv.weight.chunk(3), self.qkv.bias.chunk(3))
+        return [F.linear(*part).unflatten(-1, (self.heads, -1)) for part in parts]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """All tokens `[B, N, D]` attend to all."""
-        return self.proj(attend(*self.split(x)).flatten(2))
+    def forward(self, x: Tensor, asking: Tensor | None = None) -> Tensor:
+        """Tokens `asking`, by default all, attend to all tokens `x`."""
+        return self.proj(attend(*self.split(x, asking)).flatten(2))
 
 
 class Block(nn.Module):
-    """Attention of all tokens to all, and an MLP: joint attention of a clip, or that of single frames."""
+    """Attention of all tokens to all, and an MLP: joint attention of a clip, or that of single frames.
+
+    With `alone` the class token alone comes out, `[B, 1, D]`: all that is read of the last block, mostly.
+    """
 
     def __init__(self, dim: int, heads: int, *, mlp_ratio: float, activation: str, drop_path: float, **_):
         super().__init__()
@@ -70,8 +73,13 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dim, activation=ACTIVATIONS[activation])
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        return self.transformed(x + self.drop_path(self.attn(self.norm1(x))))
+    def forward(self, x: Tensor, frames: int, alone: bool = False) -> Tensor:
+        gained = self._attended(x, alone)
+        return self.transformed((x[:, :1] if alone else x) + gained)
+
+    def _attended(self, x: Tensor, alone: bool) -> Tensor:
+        x = self.norm1(x)
+        return self.drop_path(self.attn(x, x[:, :1] if alone else x))
 
     def transformed(self, x: Tensor) -> Tensor:
         return x + self.drop_path(self.mlp(self.norm2(x)))
@@ -87,13 +95,15 @@ class DividedBlock(Block):
         self.temporal_attn = Attention(dim, heads)
         self.temporal_fc = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
+    def forward(self, x: Tensor, frames: int, alone: bool = False) -> Tensor:
         lead, patches = x[:, :1], x[:, 1:]
         patches = patches + self._over_time(self.temporal_norm1(patches), frames)
         copies = lead.expand(-1, frames, -1).flatten(0, 1)[:, None]  # [B*T, 1, D]
         each = torch.cat([copies, patches.unflatten(1, (frames, -1)).flatten(0, 1)], dim=1)  # [B*T, 1 + N, D]
-        gained = self.drop_path(self.attn(self.norm1(each))).unflatten(0, (-1, frames))
+        gained = self._attended(each, alone).unflatten(0, (-1, frames))
         lead = lead + gained[:, :, 0].mean(1, keepdim=True)
+        if alone:
+            return self.transformed(lead)
         return self.transformed(torch.cat([lead, patches + gained[:, :, 1:].flatten(1, 2)], dim=1))
 
     def _over_time(self, x: Tensor, frames: int) -> Tensor:
@@ -119,10 +129,12 @@ class FrozenInTimeBlock(Block):
         self.temporal_attn = Attention(dim, heads)
         self.temporal_gate = nn.Parameter(torch.zeros(())) if temporal_gate else None
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
+    def forward(self, x: Tensor, frames: int, alone: bool = False) -> Tensor:
         timed = with_class(self.temporal_attn, self.temporal_norm1(x), frames, over_time=True)
         if self.temporal_gate is not None:
             timed = timed * self.temporal_gate.tanh()
+        if alone:
+            return self.transformed(x[:, :1] + self._attended(x + timed, alone))
         spaced = with_class(self.attn, self.norm1(x + timed), frames, over_time=False)
         return self.transformed(x + self.drop_path(spaced))
 
@@ -256,12 +268,20 @@ class Tower(nn.Module):
     def tokens(self, video: Tensor) -> Tensor:
         """`[B, C, T, H, W]` to normalised tokens `[B, 1 + T*N, D]`; with space_only `[B, 1 + N, D]`, their means over
         the frames."""
+        return self._transformed(video, alone=False)
+
+    def lead(self, video: Tensor) -> Tensor:
+        """`[B, C, T, H, W]` to the normalised class token `[B, D]`, for less work than all tokens."""
+        return self._transformed(video, alone=True)[:, 0]
+
+    def _transformed(self, video: Tensor, alone: bool) -> Tensor:
         check_clip(self, video)
-        frames = video.shape[2]
+        frames, last = video.shape[2], len(self.blocks) - 1
         x = self._embedded(video)
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
+            settings = (x, frames, alone and number == last)
             again = self.act_checkpoint and self.training
-            x = checkpoint(block, x, frames, use_reentrant=False) if again else block(x, frames)
+            x = checkpoint(block, *settings, use_reentrant=False) if again else block(*settings)
         if self.attention_type == "space_only":
             x = x.unflatten(0, (-1, frames)).mean(1)
         return self.norm(x)
@@ -352,5 +372,5 @@ class TimeSformer(Tower):
 
     def forward(self, video: Tensor) -> dict[str, Tensor]:
         """`[B, C, T, H, W]` to raw logits `[B, classes]` and features `[B, D]`."""
-        features = self.tokens(video)[:, 0]
+        features = self.lead(video)
         return {**self.head(features), "features": features}
