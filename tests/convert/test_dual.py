@@ -145,10 +145,15 @@ def test_round_trip(layout):
     assert same(*ROUND_TRIPS[layout]())
 
 
+def in_model(model) -> dict:
+    return {f"model.{n}": v for n, v in model.state_dict().items()}
+
+
 @pytest.mark.parametrize("attention", ["divided_space_time", "joint_space_time", "space_only"])
 def test_round_trip_of_timesformer(attention):
+    """Its checkpoints have `model.` in front of every name."""
     model = classifier(attention)
-    assert same(model, {n.replace("head.projection", "head"): v for n, v in model.state_dict().items()})
+    assert same(model, {n.replace("head.projection", "head"): v for n, v in in_model(model).items()})
 
 
 # --- models of images -------------------------------------------------------------------------------------------------
@@ -280,6 +285,14 @@ def test_what_files_say_of_themselves(layout, expected):
     }  # fmt: skip
     assert said["DATA.MEAN"][0] == (0.485 if layout == "EgoVLP" else 0.42481293)
     assert config.valid(said, "x.pt")[1] == [], "all are keys of ours, with values that they take"
+
+
+def test_a_checkpoint_of_timesformer_says_its_attention_and_clip():
+    """In its `cfg`, under its own names."""
+    published = (Path(__file__).parents[1] / "dialect/timesformer.yaml").read_text().replace("divided", "joint")
+    weights = {f"model.{n}": v for n, v in timm_weights().items()}
+    said = facts.facts({"epoch": 14, "model_state": weights, "cfg": published}, "x.pyth")
+    assert (said["ATTENTION_TYPE"], said["DATA.NUM_FRAMES"], said["DATA.SAMPLING_RATE"]) == ("joint_space_time", 8, 32)
 
 
 def test_a_checkpoint_of_ours_says_the_settings_of_both_towers():

@@ -181,6 +181,13 @@ def test_padding_changes_no_text():
         torch.testing.assert_close(model.embed_text(text), model.embed_text(text[:, :3]))
 
 
+def test_the_class_token_of_the_feature_map_is_what_is_projected():
+    model, clips = tiny().eval(), batch()
+    found = model.feature_map(clips["video"])
+    assert found["map"].shape == (2, 3, 2, 2, 24)
+    torch.testing.assert_close(found["cls"] @ model.video_projection, model(clips["video"])["video_embed"])
+
+
 def test_a_text_without_words_has_an_embedding():
     assert tiny("distilbert").embed_text(torch.zeros(2, 6, dtype=torch.int64)).isfinite().all()
 
@@ -188,7 +195,8 @@ def test_a_text_without_words_has_an_embedding():
 def test_multiply_adds_of_both_towers():
     info = model_info(config.load([CONFIGS / "TSF_B_CLIP.yaml"]))
     macs = {part.name: part.macs for part in info.parts}
-    blocks = 12 * 785 * (16 * 768**2 + 2 * 768 * (197 + 5))  # its class token attends to a little more
+    linear = 12 * 16 - 10  # of the last block the class token alone is asked for
+    blocks = 785 * (linear * 768**2 + 12 * 2 * 768 * (197 + 5))  # its class token attends to a little more
     assert macs["video"] == pytest.approx(blocks, rel=0.02)
     assert macs["text"] == pytest.approx(12 * 77 * (12 * 512**2 + 2 * 512 * 77), rel=0.01)
 

@@ -268,6 +268,14 @@ def test_bfloat16_stays_near_float32(kind):
     torch.testing.assert_close(rough.float(), model(video)["logits"], atol=0.05, rtol=0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ALL)
+def test_compiles_into_one_graph(kind):
+    model, video = tiny(kind), torch.randn(2, 3, 3, 8, 8)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(video)["logits"], model(video)["logits"])
+
+
 @pytest.mark.parametrize("what", ["space", "time"])
 def test_freezing(what):
     model = Tower(spec_of(3, 8), attention_type="frozen_in_time", freeze=what, temporal_gate=True, **SMALL)

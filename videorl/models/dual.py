@@ -79,6 +79,10 @@ class DualEncoder(nn.Module):
         found = {"video_embed": self._embedded(features, self.video_projection), "features": features}
         return found if text is None else {**found, "text_embed": self.embed_text(text)}
 
+    def feature_map(self, video: Tensor) -> dict[str, Tensor]:
+        """The video tower's normalised tokens: `cls` `[B, width]` and `map` `[B, T, H, W, width]`."""
+        return self.video.feature_map(video)
+
     def embed_text(self, text: Tensor) -> Tensor:
         """`[B, K, L]` or `[B, L]` (K = 1) to `[B, K, D]`."""
         text = text if text.ndim == 3 else text[:, None]
