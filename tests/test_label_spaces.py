@@ -113,7 +113,7 @@ def test_an_error_of_an_entry_names_it(sets, tmp_path):
 
 def test_views_are_those_of_the_entry_then_of_test_and_an_evaluation_s_own_win(sets):
     words = [*SMALL, *sets, *HEADS, "TRAIN.DATASET", "all", "DATASETS.b.TEST_CLIPS", 2, "DATASETS.b.TEST_CROPS", 1]
-    words += ["TEST.NUM_ENSEMBLE_VIEWS", 5]
+    words += ["TEST.NUM_ENSEMBLE_VIEWS", 5, "DATASETS.b.NAME", "mit"]  # dense clips: views that differ
 
     def views(*more) -> dict:
         made = evaluate.evaluations(load(*words, *more), at_test=True)

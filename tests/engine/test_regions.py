@@ -108,5 +108,3 @@ def test_recipes_that_workers_must_augment_are_refused(folder):
     said = r"^DATA\.RESIZE_ON_DEVICE always: .* found AUG\.AA_TYPE rand-m7, AUG\.RE_PROB 0\.1, .* auto or never"
     with pytest.raises(UserError, match=said):
         build.train_data(cfg)
-    with pytest.raises(UserError, match="DATA.RESIZE_ON_DEVICE 'gpu': expected auto, always or never"):
-        build.train_data(load(folder, "gpu"))

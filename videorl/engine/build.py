@@ -122,8 +122,6 @@ def resizes_on_device(wanted: str, augment: Augment) -> bool:
     """What DATA.RESIZE_ON_DEVICE means for this recipe. Raises `UserError` for `always` where that cannot be."""
     changes = {"AA_TYPE": augment.rand_augment, "COLOR_JITTER": augment.color_jitter, "RE_PROB": augment.erase_prob}
     on = [f"AUG.{key} {value}" for key, value in changes.items() if value]
-    if wanted not in ("auto", "always", "never"):
-        raise UserError(f"DATA.RESIZE_ON_DEVICE {wanted!r}: expected auto, always or never")
     if wanted == "always" and on:
         raise UserError(
             f"DATA.RESIZE_ON_DEVICE always: expected clips that are cropped and mirrored alone, found {', '.join(on)},"
