@@ -16,7 +16,13 @@ PACKAGE = sorted(ROOT.glob("videorl/**/*.py"))
 TOOLS = sorted(ROOT.glob("tools/**/*.py"))
 
 # Import names that differ from the name of their distribution
-DISTRIBUTIONS = {"PIL": "pillow", "open_clip": "open-clip-torch", "yaml": "pyyaml", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "faiss": "faiss-cpu",
+    "open_clip": "open-clip-torch",
+    "yaml": "pyyaml",
+    "sklearn": "scikit-learn",
+}
 
 IMPORT_ALL = """
 import importlib, json, runpy, sys, traceback

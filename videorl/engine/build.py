@@ -185,12 +185,13 @@ class TrainData:
         first = dist.rank() - self.plan.rank
         return slice(first, first + self.plan.world)
 
-    def epoch(self, epoch: int, first: int = 0):
+    def epoch(self, epoch: int, first: int = 0, embed=None):
         """Iterator over the steps of an epoch from step `first`: each the list of this rank's micro-batches.
 
-        Samples of the steps before `first` are not decoded.
+        Samples of the steps before `first` are not decoded. `embed`: an `Embedder`, for batches that are chosen by
+        embeddings.
         """
-        self.batches.begin_epoch(epoch)
+        self.batches.begin_epoch(epoch, embed)
         chunks = list(self.batches)[first:]
         number = epoch * self.steps + first
         jobs = [Job(epoch, number + k, chunk) for k, step in enumerate(chunks) for chunk in step]

@@ -93,6 +93,7 @@ class State:
             "world_size": dist.world_size(),
             "threads": torch.get_num_threads(),
             "data": self.data.fingerprint,
+            "batches": self.data.batches.state() if self.step_in_epoch else {},
         }
 
     # ------------------------------------------------------------------------------------------------------- restoring
@@ -136,6 +137,7 @@ class State:
             reason = f"{type(error).__name__} {dist.first_line(error)}"
             raise UserError(f"{file} holds no whole run to resume ({reason}). {weights_alone(file)}") from None
         self.epoch, self.step_in_epoch = state["epoch"] + 1, state["step_in_epoch"]
+        self.data.batches.restore(state.get("batches", {}))
         log.info("resumed from %s: %d epochs and %d steps done", file, self.epoch, self.step_in_epoch)
 
     def _restore_best(self, saved: object) -> None:

@@ -9,6 +9,7 @@ import torch
 from videorl import checkpoint, config, dist
 from videorl.engine import determinism, evaluate, info, optim, run
 from videorl.engine.best import Best
+from videorl.engine.embed import Embedder
 from videorl.engine.journal import Journal
 from videorl.engine.saver import Saver
 from videorl.engine.state import State
@@ -30,8 +31,9 @@ def train(cfg, watch: Watch, tested: Mapping[str, object]) -> None:
     trainer = Trainer(cfg, state, tested)
     state.resume()
     trainer.announce()
+    embed = Embedder(cfg, state, watch.beat)
     while state.epoch < cfg.SOLVER.MAX_EPOCH:
-        for micro_batches in state.data.epoch(state.epoch, state.step_in_epoch):
+        for micro_batches in state.data.epoch(state.epoch, state.step_in_epoch, embed):
             trainer.meet(watch, micro_batches)
             trainer.step(micro_batches, watch)
             if trainer.saver.due():

@@ -84,6 +84,13 @@ class EpochOrder:
         """Fixes the order of `epoch`. `embed` (embeddings of samples) is for batches that are chosen by them."""
         raise NotImplementedError
 
+    def state(self) -> dict:
+        """What a checkpoint within an epoch must hold, for `restore`: nothing where (seed, epoch) says it all."""
+        return {}
+
+    def restore(self, state: Mapping) -> None:
+        """Takes over what `state` gave."""
+
     def __iter__(self) -> Iterator[list[list[int]]]:
         """For each step of the epoch this rank's micro-batches, as lists of sample numbers."""
         size = self.plan.share
