@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from videorl.registry import LOSSES, MODELS
+from videorl.registry import LOSSES, MODELS, Count, NonNegative
 from videorl.spec import Spec
 
 
@@ -17,7 +17,7 @@ class FramePool(nn.Module):
         kernel: frames that the convolution over time spans
     """
 
-    def __init__(self, spec: Spec, *, num_classes: int, width: int = 64, kernel: int = 3):
+    def __init__(self, spec: Spec, *, num_classes: int, width: Count = 64, kernel: Count = 3):
         super().__init__()
         widths = [spec.clip.channels, width // 4, width // 2, width]
         frame = [nn.Conv3d(a, b, (1, 3, 3), (1, 2, 2), (0, 1, 1)) for a, b in zip(widths, widths[1:], strict=False)]
@@ -41,7 +41,7 @@ class Focal(nn.Module):
 
     coupled = False  # each sample's term stands alone: the engine divides the sum by `count`
 
-    def __init__(self, spec: Spec, *, gamma: float = 2.0):
+    def __init__(self, spec: Spec, *, gamma: NonNegative = 2.0):
         super().__init__()
         self.gamma = gamma
 
