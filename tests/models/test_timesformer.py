@@ -325,3 +325,8 @@ def test_errors_say_what_to_change():
         tiny(num_heads=5)
     with pytest.raises(UserError, match=r"built for clips \(3, 3, 8, 8\), found \(3, 4, 8, 8\): .*NUM_FRAMES"):
         tiny()(torch.zeros(1, 3, 4, 8, 8))
+
+
+def test_a_gate_of_time_attention_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="TEMPORAL_GATE True gates .* found ATTENTION_TYPE joint_space_time"):
+        Tower(Spec(Clip(2, 1, 32, 32)), attention_type="joint_space_time", temporal_gate=True)

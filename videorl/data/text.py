@@ -140,6 +140,11 @@ class HubTokenizer:
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self.padding, self.size = int(self._tokenizer.pad_token_id), len(self._tokenizer)
+        if self.padding:
+            raise UserError(
+                f"TEXT.TOKENIZER: expected one that fills up with token 0, as BERT's and DistilBERT's do, for text towers"
+                f" leave that out; found one that does so with {self.padding}: name another"
+            )
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """int64 [K, length]."""

@@ -225,6 +225,11 @@ class Tower(nn.Module):
         zero_decay_pos_cls: bool = False,
     ):
         super().__init__()
+        if temporal_gate and attention_type != "frozen_in_time":
+            raise UserError(
+                f"TIMESFORMER.TEMPORAL_GATE True gates the time attention of frozen_in_time, found ATTENTION_TYPE"
+                f" {attention_type}; set one of the two"
+            )
         clip, self.dim, self.resize, self.act_checkpoint = spec.clip, embed_dim, resize, spec.act_checkpoint
         self.attention_type, self.zero_decay_pos_cls = attention_type, zero_decay_pos_cls
         check_shape(clip.train_size, patch_size, embed_dim, num_heads)
