@@ -208,3 +208,12 @@ def test_the_tool_prints_a_table_and_json(tmp_path, capsys):
         tool.main(["--cfg", str(yaml), "--depth", "-1"])
     assert ended.value.code == 2
     assert "expected 0 (the model alone) or more" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_counted_is_told_of_and_no_more(monkeypatch, caplog):
+    def failing(cfg):
+        raise NotImplementedError("no meta kernel\nof this")
+
+    monkeypatch.setattr(info, "model_info", failing)
+    info.log_model_info(config.load(["configs/toy/mvit.yaml"], []))
+    assert "LOG_MODEL_INFO: MViT cannot be counted without weights (NotImplementedError: no meta kernel)" in caplog.text

@@ -148,7 +148,13 @@ def published_text(info: Info) -> str:
 
 
 def log_model_info(cfg) -> None:
-    info = model_info(cfg)
+    """Logs the table; of a model that cannot be run on the meta device, why there is none."""
+    try:
+        info = model_info(cfg)
+    except Exception as error:  # whatever a model does there: training it does not hang on this
+        name, reason = cfg.MODEL.MODEL_NAME, f"{type(error).__name__}: {error}".partition("\n")[0]
+        log.log.warning("LOG_MODEL_INFO: %s cannot be counted without weights (%s)", name, reason)
+        return
     log.table("one clip, forward:", f"{table(info)}\n{published_text(info)}")
 
 
