@@ -51,7 +51,7 @@ class Tiny(nn.Module):
     `spaces`: a head for each label space of SPEC.
     """
 
-    def __init__(self, dropout=0.0, norm=False, recompute=False, spaces=False):
+    def __init__(self, dropout=0.0, norm=False, recompute=False, spaces=False, frames=False):
         super().__init__()
         self.body = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 8))
         self.norm = nn.BatchNorm1d(8) if norm else nn.Identity()
@@ -60,7 +60,7 @@ class Tiny(nn.Module):
         self.pixels = nn.Linear(8, MASKED * 3 * math.prod(PATCH))
         self.tokens = nn.Linear(8, 3 * 8)
         self.captions = nn.Linear(8, (TOKENS - 1) * VOCABULARY)
-        self.recompute = recompute
+        self.recompute, self.frames = recompute, frames
 
     def forward(self, x, text):
         body = checkpoint(self.body, x, use_reentrant=False) if self.recompute else self.body(x)
@@ -68,13 +68,14 @@ class Tiny(nn.Module):
         candidates = self.words((text if text.ndim == 3 else text[:, None, :4]).float())
         lengths = (text >= 0).sum(-1).tolist() if text.ndim == 2 else []
         longest = max(lengths, default=TOKENS)  # a narrator leaves out what is padding in all texts
+        states = self.tokens(features).unflatten(1, (3, 8))
         return {
-            **self.head(features),
+            **({"logits": states[..., :CLASSES]} if self.frames else self.head(features)),
             "features": features,
             "video_embed": features,
             "text_embed": candidates,
             "predicted": self.pixels(features).unflatten(1, (MASKED, -1)),
-            "video_tokens": self.tokens(features).unflatten(1, (3, 8)),
+            "video_tokens": states,
             "text_tokens": self.tokens(candidates[:, 0]).unflatten(1, (3, 8)),
             "token_logits": self.captions(features).unflatten(1, (TOKENS - 1, -1))[:, : longest - 1],
         }
@@ -173,6 +174,9 @@ def data(loss: str) -> dict:
         "masked": torch.rand(SAMPLES, 4, generator=draw).argsort(1)[:, :MASKED].sort().values,
         "video_token_mask": torch.arange(3) < torch.randint(1, 4, (SAMPLES, 1), generator=draw),
         "text_token_mask": torch.arange(3) < torch.randint(1, 4, (SAMPLES, 1), generator=draw),
+        "frame_labels": torch.randint(CLASSES, (SAMPLES, 3), generator=draw).where(
+            torch.rand(SAMPLES, 3, generator=draw) < 0.7, -100
+        ),
         "pseudo": torch.rand(SAMPLES, generator=draw) < 0.4,
         "relevancy": torch.rand(SAMPLES, generator=draw),
         "verbs": (torch.rand(SAMPLES, 7, generator=draw) < 0.3).float(),
@@ -192,7 +196,7 @@ def parts(total: int, even: bool) -> list[int]:
 def gradient(names: list[str], micro_batches: int, even: bool, *, dtype=None, seed=7, **model_options) -> dict:
     """Gradients and values of one step of the losses `names`, for this rank's share of the samples."""
     torch.manual_seed(0)
-    model = Tiny(spaces=names[0] in SEVERAL_SPACES, **model_options)
+    model = Tiny(spaces=names[0] in SEVERAL_SPACES, frames=names[0] == "frame_cross_entropy", **model_options)
     objective = Objective({n: build_loss(n) for n in names}, {n: 0.5 + k for k, n in enumerate(names)})
     if dist.world_size() > 1:
         model = DistributedDataParallel(model, broadcast_buffers=False)

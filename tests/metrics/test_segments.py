@@ -18,7 +18,7 @@ from recipe import check, load_case  # noqa: E402
 def test_accuracy_and_recall_as_published():
     case = load_case(GOLDEN / "metrics/qa_coin_crosstask.pt")
     given = case["inputs"]
-    found = segments.frame_metrics(given["outputs"].numpy(), given["targets"].numpy())
+    found = segments.frame_metrics(segments.frame_counts(given["outputs"].numpy(), given["targets"].numpy()))
     recall = segments.crosstask_recall(given["crosstask_predictions"], given["crosstask_targets"])
     expected = {k: case["expected"][k] for k in ("coin", "crosstask")}
     check(case | {"expected": expected}, {"coin": {"frame_acc": found["frame_acc"]}, "crosstask": recall})
@@ -69,12 +69,14 @@ def test_hits_are_counted_in_whole_seconds():
 
 def test_texts_are_looked_for_between_those_whose_times_may_be_known():
     middles, alignable = [2.0, 30.0, 60.0, 90.0, 200.0], [False, True, True, False, True]
-    found = alignment.texts_of_windows(middles, alignable, 240)
-    starts = alignment.window_starts(240)
-    assert starts == list(range(0, 224, 8))
+    starts = list(range(0, 224, 8))
+    found = alignment.texts_of_windows(middles, alignable, starts, 32)
     assert found[0] == range(0, 1)
     assert found[4] == range(0, 4)
     assert found[starts.index(48)] == range(3, 4)
     assert found[starts.index(144)] == range(3, 5)  # nothing near: from the last before to the end
     assert found[-1] == range(3, 5)
-    assert alignment.texts_of_windows([5.0], [True], 3) == [range(0, 1)]
+    assert alignment.texts_of_windows([5.0], [True], [0], 32) == [range(0, 1)]
+    windows = np.ones((2, 3, 4)) * np.array([1.0, 3.0])[:, None, None]
+    table = alignment.similarity(windows, [range(0, 2), range(1, 3)], [0, 2], 5)
+    np.testing.assert_allclose(table, [[1, 1, 1, 1, 0], [1, 1, 2, 2, 3], [0, 0, 3, 3, 3]])

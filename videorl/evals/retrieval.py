@@ -1,5 +1,7 @@
 """Retrieval of clips by text and of texts by clip, with the embeddings of a model of two towers."""
 
+import inspect
+
 import numpy as np
 import torch
 
@@ -58,10 +60,22 @@ class Retrieval:
 
 def embeddings(model, batch) -> dict[str, torch.Tensor]:
     """`video_embed` and `text_embed` [B, D] float32 of a batch. Raises `UserError` where a sample has several texts."""
-    found = model(video=batch["video"], text=batch["text"])
+    found = outputs(model, batch)
+    if missing := {"video_embed", "text_embed"} - found.keys():
+        raise UserError(
+            f"retrieval and choice compare clips and texts, but model and data set give no {' and no '.join(missing)}:"
+            " choose others"
+        )
     if found["text_embed"].ndim == 3 and found["text_embed"].shape[1] > 1:
         raise UserError(
             f"retrieval and choice read one text a sample, found {found['text_embed'].shape[1]}: name a data set that"
             " gives each of them as a sample, and the same `group` to those of one clip"
         )
     return {name: found[name].float().flatten(1) for name in ("video_embed", "text_embed")}
+
+
+def outputs(model, batch) -> dict[str, torch.Tensor]:
+    """What a model makes of those entries of a batch that its `forward` names."""
+    plain = getattr(model, "_orig_mod", model)  # inside torch.compile
+    names = inspect.signature(getattr(plain, "forward", plain)).parameters
+    return model(**{name: batch[name] for name in names if name in batch})

@@ -9,29 +9,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SECONDS, STRIDE = 32, 8  # of the windows that a video is seen through
 EDGE = 4  # windows at each end of a video that also look for the texts there
 
 
-def window_starts(seconds: int) -> list[int]:
-    """First seconds of the windows of a video: the last of them has half a window left, or more."""
-    return list(range(0, max(seconds - SECONDS // 2, 1), STRIDE))
-
-
-def texts_of_windows(middles: Sequence[float], alignable: Sequence[bool], seconds: int) -> list[range]:
+def texts_of_windows(
+    middles: Sequence[float], alignable: Sequence[bool], starts: Sequence[int], length: int
+) -> list[range]:
     """Of each window the numbers of the texts that are looked for in it.
 
-    These are the texts between the first and the last of those that cannot be aligned and whose middle (seconds) lies
-    in it or not more than SECONDS from it: the times of the others are what is asked. The first EDGE windows begin with
-    the first text and the last EDGE end with the last. Where no such text is near, they reach to the nearest before and
-    after.
+    Windows of `length` seconds begin at `starts`. The texts are those between the first and the last of those that
+    cannot be aligned and whose middle (seconds) lies in the window or not more than `length` from it: the times of the
+    others are what is asked. The first EDGE windows begin with the first text and the last EDGE end with the last.
+    Where no such text is near, they reach to the nearest before and after.
     """
     anchors = [(k, middle) for k, (middle, shown) in enumerate(zip(middles, alignable)) if not shown]
-    starts, found = window_starts(seconds), []
+    found = []
     for number, start in enumerate(starts):
-        near = [k for k, middle in anchors if start - SECONDS <= middle <= start + 2 * SECONDS]
-        before = [k for k, middle in anchors if middle < start - SECONDS]
-        after = [k for k, middle in anchors if middle > start + 2 * SECONDS]
+        near = [k for k, middle in anchors if start - length <= middle <= start + 2 * length]
+        before = [k for k, middle in anchors if middle < start - length]
+        after = [k for k, middle in anchors if middle > start + 2 * length]
         first = near[0] if near else max(before, default=0)
         last = near[-1] if near else min(after, default=len(middles) - 1)
         if number < EDGE:
@@ -42,12 +38,12 @@ def texts_of_windows(middles: Sequence[float], alignable: Sequence[bool], second
     return found
 
 
-def similarity(windows: Sequence[np.ndarray], texts: Sequence[range], seconds: int, count: int) -> np.ndarray:
-    """[texts, seconds], the mean over the windows that have both; 0 where none has. Windows are [texts, SECONDS]."""
-    total, times = np.zeros((count, seconds)), np.zeros((count, seconds))
-    for window, own, start in zip(windows, texts, window_starts(seconds), strict=True):
+def similarity(windows: np.ndarray, texts: Sequence[range], starts: Sequence[int], seconds: int) -> np.ndarray:
+    """[texts, seconds] of windows [W, texts, L]: the mean over those in which a text is looked for; 0 where in none."""
+    total, times = np.zeros((windows.shape[1], seconds)), np.zeros((windows.shape[1], seconds))
+    for window, own, start in zip(windows, texts, starts, strict=True):
         width = min(window.shape[1], seconds - start)
-        total[own.start : own.stop, start : start + width] += window[:, :width]
+        total[own.start : own.stop, start : start + width] += window[own.start : own.stop, :width]
         times[own.start : own.stop, start : start + width] += 1
     return total / np.maximum(times, 1)
 

@@ -34,21 +34,23 @@ def zero_shot_classes(scores: np.ndarray, threshold: float) -> np.ndarray:
     return np.where(scores.max(1) > threshold, 1 + scores.argmax(1), BACKGROUND)
 
 
-def frame_metrics(found: np.ndarray, right: np.ndarray) -> dict[str, float]:
-    """Parts, 0..1, of the seconds whose class is found (`frame_acc`), and would be if all were said to be background.
+def frame_counts(found: np.ndarray, right: np.ndarray) -> dict[str, int]:
+    """Of the seconds of a video, classes found and right [N] int64: how many there are, are found, and of `steps`,
+    those in which something is done, how many there are and are found."""
+    steps, hit = right != BACKGROUND, found == right
+    counts = {"found": hit.sum(), "steps": steps.sum(), "found_steps": hit[steps].sum()}
+    return {"seconds": len(right), **{name: int(count) for name, count in counts.items()}}
 
-    `step_acc` is the first of those seconds alone in which something is done. found, right [N] int64.
-    """
-    steps = right != BACKGROUND
+
+def frame_metrics(counts: Mapping[str, int]) -> dict[str, float]:
+    """Parts, 0..1, from sums of `frame_counts`: of the seconds, whose class is found (`frame_acc`), and would be if all
+    were said to be background; `step_acc`, of those in which something is done."""
+    part = lambda some, whole: some / whole if whole else float("nan")  # noqa: E731
     return {
-        "frame_acc": _part(found == right),
-        "all_background_acc": _part(~steps),
-        "step_acc": _part((found == right)[steps]),
+        "frame_acc": part(counts["found"], counts["seconds"]),
+        "all_background_acc": part(counts["seconds"] - counts["steps"], counts["seconds"]),
+        "step_acc": part(counts["found_steps"], counts["steps"]),
     }
-
-
-def _part(right: np.ndarray) -> float:
-    return float(right.mean()) if len(right) else float("nan")
 
 
 def crosstask_recall(found: Mapping[str, Mapping], right: Mapping[str, Mapping]) -> dict[str, float]:

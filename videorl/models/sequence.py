@@ -109,7 +109,8 @@ class VideoCLIP(nn.Module):
         text: Tensor | None = None,
         text_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """video_features [B, L, F], text [B, T] int64, masks [B, L] and [B, T]; one of them may be left out."""
+        """video_features [B, L, F], text [B, T] int64 (or K candidates each, [B, K, T]), and their masks [B, L] and
+        [B, T]; one of them may be left out."""
         found = self.embed_video(video_features, video_mask) if video_features is not None else {}
         return found | (self.embed_text(text, text_mask) if text is not None else {})
 
@@ -126,7 +127,10 @@ class VideoCLIP(nn.Module):
         return {"video_embed": _mean(tokens, mask), "video_tokens": tokens, "video_token_mask": mask}
 
     def embed_text(self, text: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """`text_embed` [B, D], `text_tokens` [B, T, D], `text_token_mask` [B, T]."""
+        """`text_embed` [B, D], `text_tokens` [B, T, D], `text_token_mask` [B, T]; of candidates [B, K, D] alone."""
+        if text.ndim == 3:
+            found = self.embed_text(text.flatten(0, 1), mask.flatten(0, 1))
+            return {"text_embed": found["text_embed"].unflatten(0, text.shape[:2])}
         tokens = self.text_encoder(text, attention_mask=mask.bool()).last_hidden_state
         mask = mask.bool().clone()
         mask[:, 0] = False
