@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "models": {"registry", "spec", "checkpoint", "metrics.pixels", "clip.masks.token_grid"},
     "losses": {"registry", "spec", "dist", "metrics"},
     "evals": {"registry", "spec", "metrics"},
-    "report": {"video", "metrics"},
+    "report": {"video", "metrics", "spec"},
     "toy": {"registry"},
     "prepare": {"registry", "spec", "log", "video", "clip", "data", "loading"},
     "features": {

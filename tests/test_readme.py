@@ -159,6 +159,12 @@ def test_bench_step_times_masked_models(monkeypatch, capsys):
     assert found["giga_multiply_adds"] > 0
 
 
+def test_bench_narrate_prints_json(monkeypatch, capsys):
+    words = ("--returns", 2, "--tokens", 4, "--rounds", 1, "--layers", 1)
+    found = json.loads(run(monkeypatch, capsys, "bench/narrate", *words))
+    assert found["texts_a_second"].keys() == {"ours", "uncached", "transformers"}
+
+
 def test_bench_train_prints_json(few, monkeypatch, capsys):
     words = ["--cfg", "configs/toy/mvit.yaml", "--steps", 1, "--peak", 0.5, "DATA.PATH_TO_DATA_DIR", few, *SMALL]
     words += ["AUG.ENABLE", "True", "AUG.NUM_SAMPLE", 2]

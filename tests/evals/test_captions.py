@@ -31,7 +31,7 @@ def toy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dataset(toy):
     tokenize = tokenizer(Text(str(toy / "tokenizer"), length=10))
-    return SimpleNamespace(tokenize=tokenize, texts=lambda i: REFERENCES[i])
+    return SimpleNamespace(tokenize=tokenize, texts=lambda i: REFERENCES[i], moment=lambda i: (i, i + 1), seconds=15)
 
 
 @pytest.fixture(scope="module")

@@ -142,8 +142,8 @@ class HubTokenizer:
         self.padding, self.size = int(self._tokenizer.pad_token_id), len(self._tokenizer)
         if self.padding:
             raise UserError(
-                "TEXT.TOKENIZER: expected one that fills up with token 0, as BERT's and DistilBERT's do, which text towers"
-                f" leave out; found one that does so with {self.padding}: name another"
+                "TEXT.TOKENIZER: expected one that fills up with token 0, as BERT's and DistilBERT's do, which text"
+                f" towers leave out; found one that does so with {self.padding}: name another"
             )
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:

@@ -130,6 +130,8 @@ class Captions:
         matches = self._matches(judged, references)
         metrics |= {name: float(values.mean()) for name, values in matches.items()}
         saved = {"index": rows["index"], "texts": np.array(texts), "judged": np.array(judged)}
+        moments = [self.dataset.moment(int(index)) for index in rows["index"]]
+        saved |= {"moments": np.array(moments), "chunk_seconds": np.array(self.dataset.seconds)}
         saved |= {"references": np.array([json.dumps(clip) for clip in references])}
         saved |= {"log_likelihood": rows["log_likelihood"], "perplexity": np.array([_exp(nats) for nats in of_clips])}
         return metrics, {**saved, **each, **matches}

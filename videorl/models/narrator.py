@@ -100,7 +100,10 @@ class Narrator(nn.Module):
 
     def see(self, video: Tensor) -> Seen:
         """Keys and values of the clips for each block, made once for all texts of a clip and all their tokens."""
-        tokens = self.image_tokens(video)
+        return self.seen(self.image_tokens(video))
+
+    def seen(self, tokens: Tensor) -> Seen:
+        """`see` for image tokens `[B, queries, width]`."""
         return [block.crossattention.seen(tokens) if looks(block) else None for block in blocks_of(self.text_decoder)]
 
     def read(self, text: Tensor, seen: Seen) -> Tensor:
@@ -159,27 +162,26 @@ class Narrator(nn.Module):
         """
         self.check_length(sampling.max_length, "MAX_LENGTH")
         first = torch.full_like(index, self.start)[:, None]
-        settings = {"seen": seen, "use_cache": use_cache}
+        settings = {"max_length": sampling.max_length, "use_cache": use_cache}
         if sampling.beams > 1:
-            ids = self._written(first, sampling, num_beams=sampling.beams, num_return_sequences=sampling.returns,
-                                length_penalty=sampling.length_penalty, **settings)  # fmt: skip
+            settings |= {"num_beams": sampling.beams, "num_return_sequences": sampling.returns}
+            ids = self._written(first, seen, **settings, length_penalty=sampling.length_penalty)
             likely = self._log_likelihood(ids, seen)
         else:
             writer = Writer(index, sampling, self.end)
-            first = first.repeat_interleave(sampling.returns, 0)
-            ids = self._written(first, sampling, logits_processor=[writer], **settings)
+            ids = self._written(first.repeat_interleave(sampling.returns, 0), seen, writer, **settings)
             likely = writer.log_likelihood
         ids = F.pad(self._ended(ids), (0, sampling.max_length - ids.shape[1]), value=-1)
         return ids.unflatten(0, (len(index), -1)), likely.unflatten(0, (len(index), -1))
 
-    def _written(self, first: Tensor, sampling: Sampling, **settings) -> Tensor:
+    def _written(self, first: Tensor, seen: Seen, *writers: Writer, **settings) -> Tensor:
+        """Texts `[N, L]` that begin with the tokens `first` `[N, 1]`."""
         from transformers import GenerationConfig
 
-        config = GenerationConfig(do_sample=False, max_length=sampling.max_length, bos_token_id=self.start,
-                                  eos_token_id=self.end, pad_token_id=self.end)  # fmt: skip
-        return self.text_decoder.generate(
-            first, attention_mask=torch.ones_like(first), generation_config=config, **settings
-        )
+        marks = {"bos_token_id": self.start, "eos_token_id": self.end, "pad_token_id": self.end}
+        config = GenerationConfig(do_sample=False, **marks, **settings)
+        inputs = {"attention_mask": torch.ones_like(first), "seen": seen}
+        return self.text_decoder.generate(first, generation_config=config, logits_processor=list(writers), **inputs)
 
     def _ended(self, ids: Tensor) -> Tensor:
         """With -1 after the first end of each text `[N, L]`."""
@@ -329,7 +331,7 @@ class Seeing:
 def language_model(source: str, shape: dict[str, int], dropout: float) -> nn.Module:
     """A stock causal language model: that of a folder or the hub, which must have the shape, or a random GPT-2."""
     try:
-        from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+        from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
     except ImportError:
         raise UserError("a narrator needs transformers, which is not here: pip install 'videorl[text]'") from None
     if source:
@@ -341,6 +343,7 @@ def language_model(source: str, shape: dict[str, int], dropout: float) -> nn.Mod
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
+    model.generation_config = GenerationConfig()  # nothing of a folder's own habits
     model.__class__ = type(type(model).__name__, (Seeing, type(model)), {})
     return model
 

@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from videorl.metrics.proportion import hits_of
+from videorl.report.captions import nearest_and_farthest
 from videorl.report.classes import classes, interval, trained_on
 from videorl.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, charts
 from videorl.report.gallery import CLIPS, LISTED, gallery
@@ -146,15 +147,20 @@ def _clips(folder: RunFolder) -> dict | None:
 
 
 def _has_scores(folder: RunFolder) -> bool:
-    """Whether there are predictions, or some are missing: not where a masked model has reconstructions alone."""
+    """Whether there are predictions, or some are missing: not where a run has reconstructions or captions alone."""
     unread = any(name.startswith("predictions") for name in folder.absent)
-    return bool(folder.predictions or not folder.reconstructions or unread)
+    return bool(folder.predictions or not (folder.reconstructions or folder.captions) or unread)
 
 
 def _reconstructions(folder: RunFolder) -> dict | None:
     return (
         {"reconstructions": [(r.name, _strips(r)) for r in folder.reconstructions]} if folder.reconstructions else None
     )
+
+
+def _captions(folder: RunFolder) -> dict | None:
+    found = [(one.name, nearest_and_farthest(one)) for one in folder.captions]
+    return {"captions": found} if found else None
 
 
 def _strips(found: Reconstructions) -> list:
@@ -202,6 +208,7 @@ SECTIONS = (
     Section("classes", "Classes", _classes),
     Section("clips", "Clips", _clips),
     Section("reconstructions", "Reconstructions", _reconstructions),
+    Section("captions", "Captions", _captions),
     Section("quality", "Data quality", _quality),
     Section("rerun", "Rerun", _rerun),
 )

@@ -113,7 +113,12 @@ def _pictures(path: str) -> list[Image.Image]:
         span = min(video.num_frames, max(1, round(SECONDS * video.fps)))
         first = (video.num_frames - span) // 2
         indices = np.linspace(first, first + span - 1, min(FRAMES, span)).round().astype(int)
-        return [_small(frame) for _, frames in video.parts(indices) for frame in frames.numpy()]
+        return thumbnails(video, indices)
+
+
+def thumbnails(video, indices: np.ndarray) -> list[Image.Image]:
+    """Frames of an open video, small."""
+    return [_small(frame) for _, frames in video.parts(indices) for frame in frames.numpy()]
 
 
 def _small(frame: np.ndarray) -> Image.Image:

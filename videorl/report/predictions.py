@@ -1,5 +1,6 @@
 """What evaluations leave in predictions/*.npz, checked before it is believed."""
 
+import json
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,12 +64,27 @@ class Reconstructions:
     errors: list[tuple[float, float]]  # mean squared error, and that of predicting mean colours
 
 
-def read_predictions(path: Path) -> Predictions | Reconstructions:
+@dataclass(frozen=True)
+class Captions:
+    """What a narrator wrote of N clips, and what people said."""
+
+    name: str
+    texts: np.ndarray  # [N] str
+    references: list[list[str]]
+    scores: np.ndarray  # [N], CIDEr-D
+    paths: np.ndarray  # [N] str
+    moments: np.ndarray  # [N, 2] seconds
+    seconds: int  # length of the chunks of a video, or 0
+
+
+def read_predictions(path: Path) -> Predictions | Reconstructions | Captions:
     """What stands in a file; `ValueError` says what is wrong with one, but a damaged archive may raise anything."""
     _check_archive(path)
     with np.load(path, allow_pickle=False) as arrays:
         if "pictures" in arrays:
             return _reconstructions(path.stem, arrays)
+        if "judged" in arrays:
+            return _captions(path.stem, arrays)
         if "scores" not in arrays:
             raise ValueError("it has no scores of classes, so there is no more to show of it than its metrics")
         labels, scores, paths, classes = (arrays[name] for name in ("labels", "scores", "paths", "classes"))
@@ -102,6 +118,15 @@ def _check_kinds(labels: np.ndarray, scores: np.ndarray, paths: np.ndarray, clas
     if not rows or not fits or scores.dtype.kind not in "fiu" or labels.dtype.kind not in "biuf":
         shown = {"labels": labels, "scores": scores, "paths": paths, "classes": classes}
         raise ValueError(", ".join(f"{name} {array.dtype} {array.shape}" for name, array in shown.items()))
+
+
+def _captions(name: str, arrays) -> Captions:
+    texts, moments, seconds = arrays["judged"], arrays["moments"].astype(float), int(arrays["chunk_seconds"])
+    references = [[str(text) for text in json.loads(str(row))] for row in arrays["references"]]
+    scores, paths = arrays["cider"].astype(float), arrays["paths"]
+    if not len(texts) == len(references) == len(scores) == len(paths) or moments.shape != (len(texts), 2):
+        raise ValueError(f"{len(texts)} texts, {len(references)} references, {len(scores)} scores, {len(paths)} paths")
+    return Captions(name, texts, references, scores, paths, moments, seconds)
 
 
 def _reconstructions(name: str, arrays) -> Reconstructions:

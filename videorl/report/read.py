@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from videorl.metrics import is_fraction
-from videorl.report.predictions import Predictions, Reconstructions, read_predictions
+from videorl.report.predictions import Captions, Predictions, Reconstructions, read_predictions
 
 LARGEST = 2**30  # bytes of a JSON file
 # What lines of metrics.jsonl and results hold beside metrics.
@@ -28,6 +28,7 @@ class RunFolder:
     results: dict
     predictions: list[Predictions]
     reconstructions: list[Reconstructions]
+    captions: list[Captions]
     quarantine: list[dict]
     absent: dict[str, str] = field(default_factory=dict)
 
@@ -64,6 +65,7 @@ def read(folder: Path) -> RunFolder:
         results=load("results.json", lambda file: _document(file, RESULTS), {}),
         predictions=[p for p in predictions if isinstance(p, Predictions)],
         reconstructions=[p for p in predictions if isinstance(p, Reconstructions)],
+        captions=[p for p in predictions if isinstance(p, Captions)],
         quarantine=load("quarantine.jsonl", json_lines, []),
         absent=absent,
     )
