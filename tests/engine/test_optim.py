@@ -105,6 +105,15 @@ def test_the_two_ends_of_warm_up():
     assert [lr_at(one, e, 1) for e in (0.0, 1.0)] == [0.1, 1.0]
 
 
+def test_a_straight_line_is_that_of_fairseq():
+    """Its polynomial_decay of power 1: (1 - (n - warmup) / (total - warmup)) * rate, in steps."""
+    given = {"LR_POLICY": "linear", "BASE_LR": 2.0, "MAX_EPOCH": 5, "WARMUP_STEPS": 4, "WARMUP_START_LR": 0.0}
+    for total, node in ((40, solver(**given, DECAY_STEPS=40)), (15, solver(**given))):
+        expected = [2.0 * n / 4 if n < 4 else 2.0 * (1 - (n - 4) / (total - 4)) for n in range(15)]
+        assert [lr_at(node, n / 3, 3) for n in range(15)] == pytest.approx(expected)
+    assert lr_at(solver(**given, DECAY_STEPS=6, COSINE_END_LR=0.1), 4.0, 3) == 0.1
+
+
 @pytest.mark.parametrize(("settings", "factor"), [({"BASE_LR_SCALE_NUM_SHARDS": True}, 4), ({"BASE_LR_BATCH": 256}, 8)])
 def test_machines_or_clips_a_step_scale_every_rate(settings, factor):
     assert lr_factor(solver(), 4, 2048) == 1.0

@@ -60,11 +60,9 @@ class Published:
         check(self.case | {"expected": {name: torch.as_tensor(expected[name]) for name in found}}, tensors)
 
 
-def youcook2(published: Published, **keys):
+def youcook2(published: Published, kind=feature_sets.YouCook2Features):
     annotations = published.json(published.case["inputs"]["annotations"])
-    return feature_sets.YouCook2Features(
-        published.spec, "val", root=str(published.folder), annotations=annotations, **keys
-    )
+    return kind(published.spec, "val", root=str(published.folder), annotations=annotations)
 
 
 def recalls(metrics: dict, front: str = "t2v_") -> dict:
@@ -99,12 +97,13 @@ def test_msrvtt_questions(tmp_path):
     published.check({"acc": metrics["acc"]}, "metrics")
 
 
-@pytest.mark.parametrize("window", [0, 16])
-def test_youcook2_whole_videos(tmp_path, window):
-    name = "youcook_full_video_background" if window else "youcook_full_video"
+@pytest.mark.parametrize("background", [False, True])
+def test_youcook2_whole_videos(tmp_path, background):
+    name = "youcook_full_video_background" if background else "youcook_full_video"
+    kind = feature_sets.YouCook2Windows if background else feature_sets.YouCook2Features
     published, evaluation = Published(name, tmp_path), FullVideo(norton.spec(tmp_path / "v", length=9))
-    rows = published.rows(youcook2(published, window=window), evaluation)
-    texts = evaluation.texts[1] if window else rows["text_embed"]
+    rows = published.rows(youcook2(published, kind), evaluation)
+    texts = evaluation.texts[1] if background else rows["text_embed"]
     published.check({"outputs": texts @ rows["video_embed"].T}, "raw")
     metrics, _ = evaluation.finish(rows)
     found = {f"{front}R{k}": metrics[f"{ours}_r{k}"] for k in (1, 5)

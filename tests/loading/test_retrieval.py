@@ -95,6 +95,15 @@ def test_ranks_and_resumed_runs_have_the_same_batches():
     assert sorted(again.order.tolist()) == list(range(400))
 
 
+def test_a_micro_batch_of_a_group_is_a_batch_of_neighbours():
+    """So that a loss that tells apart the clips of a process, as the published one does, has hard ones."""
+    ranks = [Retrieval({"x": 400}, Plan(4, 1, rank, 2), 3, group=4) for rank in range(2)]
+    for made in ranks:
+        made.begin_epoch(1, lambda choose: choose(VECTORS, np.arange(400)))
+    dealt = [chunk for chunks in zip(*ranks) for rank in chunks for chunk in rank]
+    assert dealt == ranks[0].order.reshape(-1, 4).tolist()
+
+
 def test_videos_without_a_vector_are_in_no_batch():
     made = Retrieval({"x": 40}, Plan(8, 1), 3)
     readable = np.arange(0, 40, 2)

@@ -20,7 +20,7 @@ from videorl.data.features import Texts, padded_rows
 from videorl.data.lists import read_list, text_of
 from videorl.data.paired import numbered
 from videorl.data.shards import Sharded, read_meta
-from videorl.registry import DATASETS, Count, UserError, Whole
+from videorl.registry import DATASETS, Count, UserError
 from videorl.spec import Spec
 from videorl.video.errors import VideoError
 
@@ -166,14 +166,39 @@ class YouCook2Features(FeatureSet):
     """Cooking steps with a sentence each: `video_features` [seconds, F], `video_mask`, `text` [TEXT.MAX_WORDS],
     `text_mask`, `group` (of the step) and `story` (of its video).
 
-    With `window` the samples are windows of that many seconds over whole videos, without texts: the sentences are
-    `captions`, pairs of story and text.
+    Keys:
+        root: folder of the features, <video>.npy or shards
+        annotations: youcookii_annotations_trainval.json; splits val and test are both its validation videos
+        seconds: features that a clip is filled up to, or cut to
+    """
+
+    def __init__(self, spec: Spec, split: str, *, root: str = "", annotations: str = "", seconds: Count = 32):
+        self.texts, self.seconds = Texts(spec), seconds
+        found = _recipes(annotations, "YOUCOOK2_FEATURES.ANNOTATIONS", split)
+        self.steps = [(video, int(start), int(end), text) for video, start, end, text, _ in found]
+        self.groups = numbered([step[:3] for step in self.steps])
+        self.stories = numbered([step[0] for step in self.steps])
+        rows = VideoRows(root, "YOUCOOK2_FEATURES.ROOT")
+        super().__init__(spec, split, rows, [video for video, *_ in self.steps], found)
+
+    def items(self, i: int) -> list[dict]:
+        video, start, end, text = self.steps[i]
+        item = padded_rows(self.rows.of(video)[start:end], self.seconds, video)
+        item |= {name: values[0] for name, values in self.texts([text]).items()}
+        return [item | {"story": torch.tensor(self.stories[i]), "group": torch.tensor(self.groups[i])}]
+
+
+@DATASETS.register("youcook2_windows", node="YOUCOOK2_WINDOWS")
+class YouCook2Windows(FeatureSet):
+    """Windows over whole videos of YouCook2, one after the other: `video_features` [seconds, F], `video_mask`, `story`.
+
+    The sentences of the videos are `captions`, pairs of story and text.
 
     Keys:
         root: folder of the features, <video>.npy or shards
-        annotations: youcookii_annotations_trainval.json; split val is its validation videos
-        seconds: features that a clip is filled up to, or cut to
-        window: seconds of the windows of whole videos, published 16; 0: the clips of the annotations
+        annotations: youcookii_annotations_trainval.json; splits val and test are both its validation videos
+        seconds: features that a window is filled up to
+        window: seconds of a window
     """
 
     def __init__(
@@ -184,21 +209,16 @@ class YouCook2Features(FeatureSet):
         root: str = "",
         annotations: str = "",
         seconds: Count = 32,
-        window: Whole = 0,
+        window: Count = 16,
     ):
         self.texts, self.seconds, self.window = Texts(spec), seconds, window
-        rows = VideoRows(root, "YOUCOOK2_FEATURES.ROOT")
-        found = segments(annotations, "YOUCOOK2_FEATURES.ANNOTATIONS", "val" if split == "test" else split, "sentence")
+        rows = VideoRows(root, "YOUCOOK2_WINDOWS.ROOT")
+        found = _recipes(annotations, "YOUCOOK2_WINDOWS.ANNOTATIONS", split)
         numbers = {video: k for k, video in enumerate(dict.fromkeys(video for video, *_ in found))}
-        self.steps = [(video, int(start), int(end), text) for video, start, end, text, _ in found]
-        self.captions = [(numbers[video], text) for video, _, _, text in self.steps] if window else []
-        if window:
-            self.steps = [
-                (video, start, start + window, "") for video in numbers for start in self._starts(rows, video)
-            ]
-        self.stories = [numbers[video] for video, *_ in self.steps]
-        self.groups = numbered([step[:3] for step in self.steps])
-        super().__init__(spec, split, rows, [video for video, *_ in self.steps], found)
+        self.captions = [(numbers[video], text) for video, _, _, text, _ in found]
+        self.places = [(video, start) for video in numbers for start in self._starts(rows, video)]
+        self.stories = numbers
+        super().__init__(spec, split, rows, [video for video, _ in self.places], found)
 
     def _starts(self, rows: VideoRows, video: str) -> list[int]:
         """A video without features is one sample, which is then found bad."""
@@ -208,12 +228,13 @@ class YouCook2Features(FeatureSet):
             return [0]
 
     def items(self, i: int) -> list[dict]:
-        video, start, end, text = self.steps[i]
-        item = padded_rows(self.rows.of(video)[start:end], self.seconds, video)
-        item |= {"story": torch.tensor(self.stories[i]), "group": torch.tensor(self.groups[i])}
-        if not self.window:
-            item |= {name: values[0] for name, values in self.texts([text]).items()}
-        return [item]
+        video, start = self.places[i]
+        rows = self.rows.of(video)[start : start + self.window]
+        return [padded_rows(rows, self.seconds, video) | {"story": torch.tensor(self.stories[video])}]
+
+
+def _recipes(file: str, key: str, split: str) -> list[tuple]:
+    return segments(file, key, "val" if split == "test" else split, "sentence")
 
 
 @DATASETS.register("msrvtt_features", node="MSRVTT_FEATURES")

@@ -36,15 +36,19 @@ def lr_at(solver, epoch: float, steps: int = 1, factor: float = 1.0) -> float:
     """
     warmup = warmup_epochs(solver, steps)
     if epoch >= warmup:
-        return factor * _policy(solver, epoch, warmup)
-    start, end = solver.WARMUP_START_LR, _policy(solver, warmup, warmup)
+        return factor * _policy(solver, epoch, warmup, steps)
+    start, end = solver.WARMUP_START_LR, _policy(solver, warmup, warmup, steps)
     length = warmup - (1 / steps if solver.WARMUP_INCLUSIVE else 0.0)
     # A warm-up of one step has no second one that could reach the end.
     done = min(epoch / length, 1.0) if length > 0 else 0.0
     return factor * (start + (end - start) * done)
 
 
-def _policy(solver, epoch: float, warmup: float) -> float:
+def _policy(solver, epoch: float, warmup: float, steps: int) -> float:
+    if solver.LR_POLICY == "linear":
+        end = solver.DECAY_STEPS / steps if solver.DECAY_STEPS else solver.MAX_EPOCH
+        left = max(end - epoch, 0.0) / (end - warmup) if end > warmup else 0.0
+        return solver.COSINE_END_LR + (solver.BASE_LR - solver.COSINE_END_LR) * left
     if solver.LR_POLICY == "cosine":
         offset = warmup if solver.COSINE_AFTER_WARMUP else 0.0
         if offset >= solver.MAX_EPOCH:

@@ -49,7 +49,7 @@ class FullVideo:
     def step(self, model, batch) -> dict[str, torch.Tensor]:
         """Rows of one batch: index, story, video_embed and, without background, text_embed [B, D]."""
         if "story" not in batch:
-            raise UserError("full_video needs clips of whole videos: youcook2_features")
+            raise UserError("full_video needs clips of whole videos: youcook2_features or youcook2_windows")
         rows = {"index": batch["index"], "story": batch["story"]}
         if self.texts is None:
             return rows | embeddings(model, batch)

@@ -5,7 +5,7 @@ mmpt/modules/vectorpool.py): an inverted file of faiss, L2.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -101,6 +101,12 @@ class Retrieval(EpochOrder):
             len(samples),
         )
         return order
+
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        """As for others, but micro-batches are dealt out in order, so that one of `group` videos is a batch."""
+        own = slice(self.plan.rank * self.plan.micro_batches, (self.plan.rank + 1) * self.plan.micro_batches)
+        for chunks in self.order[: self.steps * self.plan.share].reshape(self.steps, -1, self.plan.micro_batch):
+            yield chunks[own].tolist()
 
     def state(self) -> dict:
         """What a checkpoint within an epoch needs."""
