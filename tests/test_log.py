@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from videorl import dist
+from videorl import console, dist
 from videorl import log as logs
 from videorl.log import Metrics, Progress, duration, log
 from videorl.registry import UserError
@@ -274,6 +274,12 @@ def test_text_of_others_is_one_line_without_codes(tmp_path, restored, capsys):
     assert f"1 file: {ESCAPED}\n" in out
     assert (tmp_path / "stdout.log").read_text().split("\n")[:2] == out.split("\n")[:2]
     assert all(c.isprintable() or c == "\n" for c in out)
+
+
+def test_a_table_keeps_its_lines_and_no_codes():
+    record = logging.LogRecord("videorl", logging.INFO, "", 0, "loaded\n    missing \x1b[31m a", (), None)
+    record.table = True
+    assert console.Printable("%(message)s").format(record) == "loaded\n    missing \\x1b[31m a"
 
 
 def test_errors_and_early_warnings_are_one_line_without_codes(restored, capsys, monkeypatch):

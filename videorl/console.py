@@ -17,10 +17,14 @@ os.register_at_fork(after_in_child=lambda: tqdm.set_lock(threading.RLock()))
 
 
 class Printable(logging.Formatter):
-    """Each record is one line without codes that a terminal obeys, whoever wrote what stands in it."""
+    """Each record is one line without codes that a terminal obeys, whoever wrote what stands in it.
+
+    A table of our own (`extra={"table": True}`) keeps its lines.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = printable(record.message)
+        lines = record.message.split("\n") if getattr(record, "table", False) else [record.message]
+        record.message = "\n".join(map(printable, lines))
         return super().formatMessage(record)
 
     def formatException(self, ei) -> str:

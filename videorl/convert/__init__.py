@@ -69,7 +69,7 @@ def put(model: nn.Module, weights: Mapping[str, Tensor], audit: Audit, *, testin
     it.
     """
     worth_a_look = audit.missing or audit.misfits or audit.differs
-    log.log(logging.WARNING if worth_a_look else logging.INFO, audit.text())
+    log.log(logging.WARNING if worth_a_look else logging.INFO, audit.text(), extra={"table": True})
     accept(audit, testing=testing, partial=partial)
     model.load_state_dict(weights, strict=False)
 
