@@ -22,10 +22,11 @@ class FrameCrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, frame_labels: Tensor) -> Tensor:
         """logits [B, L, C], frame_labels [B, L] int64, -100 for seconds without a class -> sum over seconds."""
-        if logits.ndim != 3 or logits.shape[:2] != frame_labels.shape or frame_labels.max() >= logits.shape[2]:
+        highest = int(frame_labels.max()) if frame_labels.numel() else -1  # a process may have no samples of a step
+        if logits.ndim != 3 or logits.shape[:2] != frame_labels.shape or highest >= logits.shape[2]:
             raise UserError(
                 f"frame_cross_entropy: logits {list(logits.shape)} and labels {list(frame_labels.shape)} up to"
-                f" {int(frame_labels.max())} do not fit: choose VideoCLIPFrames, and VIDEOCLIP.CLASSES one more"
+                f" {highest} do not fit: choose VideoCLIPFrames, and VIDEOCLIP.CLASSES one more"
             )
         return F.cross_entropy(logits.flatten(0, 1), frame_labels.flatten(), reduction="sum")
 
