@@ -22,7 +22,7 @@ def soft_maxima(words: Tensor, word_mask: Tensor, frames: Tensor, frame_mask: Te
     """
     words, word_counts, word_order = _packed(words, word_mask)
     frames, frame_counts, frame_order = _packed(frames, frame_mask)
-    by_words, by_frames = _SoftMaxima.apply(words / alpha, word_counts, frames, frame_counts)
+    by_words, by_frames = _SoftMaxima.apply(words, word_counts, frames, frame_counts, alpha)
     lost_words, lost_frames = word_mask.shape[1] - word_counts, frame_mask.shape[1] - frame_counts
     by_words = (by_words + lost_words[:, None] * frame_counts.log()) * (alpha / word_counts[:, None])
     by_frames = (by_frames + lost_frames * word_counts[:, None].log()) * (alpha / frame_counts)
@@ -31,24 +31,24 @@ def soft_maxima(words: Tensor, word_mask: Tensor, frames: Tensor, frame_mask: Te
 
 
 def _packed(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows by falling number of tokens, each with those of length 1 in front and 0 behind; the numbers; the order."""
+    """Rows by falling number of tokens, which stand in front and have length 1; these numbers; the order."""
     counts = mask.sum(1)
     order = counts.argsort(descending=True, stable=True)
     mask, counts = mask[order], counts[order]
     places = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(counts.max())]
-    tokens = tokens[order[:, None], places]
-    return F.normalize(tokens, dim=2) * mask.gather(1, places)[..., None], counts, order
+    return F.normalize(tokens[order[:, None], places], dim=2), counts, order
 
 
 class _SoftMaxima(torch.autograd.Function):
     """Sums of logarithms [N, M] over the words, and over the frames, that are there; without the factor alpha."""
 
     @staticmethod
-    def forward(ctx, words: Tensor, word_counts: Tensor, frames: Tensor, frame_counts: Tensor):
+    def forward(ctx, words: Tensor, word_counts: Tensor, frames: Tensor, frame_counts: Tensor, alpha: float):
         ctx.save_for_backward(words, word_counts, frames, frame_counts)
+        ctx.alpha = alpha
         by_words, by_frames = (words.new_empty(len(words), len(frames)) for _ in range(2))
         for rows, columns in _blocks(word_counts, frame_counts):
-            block = _Block(words, word_counts, frames, frame_counts, rows, columns)
+            block = _Block(words, word_counts, frames, frame_counts, rows, columns, alpha)
             by_words[rows, columns] = block.over_frames.log().sum(1)
             by_frames[rows, columns] = block.over_words.log().sum(2)
         return by_words, by_frames
@@ -58,7 +58,7 @@ class _SoftMaxima(torch.autograd.Function):
         words, word_counts, frames, frame_counts = ctx.saved_tensors
         of_words, of_frames = torch.zeros_like(words), torch.zeros_like(frames)
         for rows, columns in _blocks(word_counts, frame_counts):
-            block = _Block(words, word_counts, frames, frame_counts, rows, columns)
+            block = _Block(words, word_counts, frames, frame_counts, rows, columns, ctx.alpha)
             factor = (by_words[rows, None, columns] / block.over_frames)[..., None]
             factor = factor + (by_frames[rows, columns, None] / block.over_words)[:, None]
             gradient = factor.mul_(block.exponentials).flatten(2).flatten(0, 1)  # [A * T, B * V]
@@ -66,16 +66,16 @@ class _SoftMaxima(torch.autograd.Function):
             of_frames[columns, : block.longest[1]] += (gradient.T @ block.words.flatten(0, 1)).unflatten(
                 0, (-1, block.longest[1])
             )
-        return of_words, None, of_frames, None
+        return of_words.div_(ctx.alpha), None, of_frames.div_(ctx.alpha), None, None
 
 
 class _Block:
-    """exp(similarity) of some texts and clips, [A, T, B, V], 0 where there is no word or frame, and its sums.
+    """exp(cosine / alpha) of some texts and clips, [A, T, B, V], 0 where there is no word or frame, and its sums.
 
     `over_frames` [A, T, B] and `over_words` [A, B, V] are 1 where there is no word, or frame, that they would be of.
     """
 
-    def __init__(self, words, word_counts, frames, frame_counts, rows: slice, columns: slice):
+    def __init__(self, words, word_counts, frames, frame_counts, rows: slice, columns: slice, alpha: float):
         word_counts, frame_counts = word_counts[rows], frame_counts[columns]
         self.longest = int(word_counts[0]), int(frame_counts[0])
         self.words = words[rows, : self.longest[0]]
@@ -85,7 +85,7 @@ class _Block:
             for longest, counts in zip(self.longest, (word_counts, frame_counts))
         )
         nothing = torch.where(no_frame.flatten(), -torch.inf, 0.0).to(words.dtype)
-        scores = torch.addmm(nothing, self.words.flatten(0, 1), self.frames.T)
+        scores = torch.addmm(nothing, self.words.flatten(0, 1), self.frames.T, alpha=1 / alpha)
         scores[no_word.flatten()] = -torch.inf
         shape = (*no_word.shape, *no_frame.shape)
         self.exponentials = scores.exp_().view(shape)
