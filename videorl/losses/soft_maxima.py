@@ -20,32 +20,35 @@ def soft_maxima(words: Tensor, word_mask: Tensor, frames: Tensor, frame_mask: Te
     All N * M * T * V cosines are never there at once: a block of them at a time is made, and made again in the backward
     pass. A text or clip whose mask is empty has no value (nan).
     """
-    words, word_counts, word_order = _packed(words, word_mask)
-    frames, frame_counts, frame_order = _packed(frames, frame_mask)
-    by_words, by_frames = _SoftMaxima.apply(words, word_counts, frames, frame_counts, alpha)
+    word_places, word_counts = _places(word_mask)
+    frame_places, frame_counts = _places(frame_mask)
+    by_words, by_frames = _SoftMaxima.apply(words, word_places, word_counts, frames, frame_places, frame_counts, alpha)
     lost_words, lost_frames = word_mask.shape[1] - word_counts, frame_mask.shape[1] - frame_counts
     by_words = (by_words + lost_words[:, None] * frame_counts.log()) * (alpha / word_counts[:, None])
     by_frames = (by_frames + lost_frames * word_counts[:, None].log()) * (alpha / frame_counts)
-    back = word_order.argsort()[:, None], frame_order.argsort()
+    back = word_places[0][:, 0].argsort()[:, None], frame_places[0][:, 0].argsort()
     return by_words[back], by_frames[back]
 
 
-def _packed(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows by falling number of tokens, which stand in front and have length 1; these numbers; the order."""
+def _places(mask: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Row and place of the tokens that are there, rows by falling number of them, in front; and these numbers."""
     counts = mask.sum(1)
     order = counts.argsort(descending=True, stable=True)
-    mask, counts = mask[order], counts[order]
-    places = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(counts.max())]
-    return F.normalize(tokens[order[:, None], places], dim=2), counts, order
+    counts = counts[order]
+    return (order[:, None], (~mask[order]).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(counts[0])]), counts
 
 
 class _SoftMaxima(torch.autograd.Function):
-    """Sums of logarithms [N, M] over the words, and over the frames, that are there; without the factor alpha."""
+    """Sums of logarithms [N, M] over the words, and over the frames, that are there; without the factor alpha.
+
+    Tokens of length 1, in order, are made again in the backward pass: they are as large as the inputs.
+    """
 
     @staticmethod
-    def forward(ctx, words: Tensor, word_counts: Tensor, frames: Tensor, frame_counts: Tensor, alpha: float):
-        ctx.save_for_backward(words, word_counts, frames, frame_counts)
+    def forward(ctx, words, word_places, word_counts, frames, frame_places, frame_counts, alpha: float):
+        ctx.save_for_backward(words, frames, *word_places, *frame_places, word_counts, frame_counts)
         ctx.alpha = alpha
+        words, frames = F.normalize(words[word_places], dim=2), F.normalize(frames[frame_places], dim=2)
         by_words, by_frames = (words.new_empty(len(words), len(frames)) for _ in range(2))
         for rows, columns in _blocks(word_counts, frame_counts):
             block = _Block(words, word_counts, frames, frame_counts, rows, columns, alpha)
@@ -55,7 +58,9 @@ class _SoftMaxima(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, by_words: Tensor, by_frames: Tensor):
-        words, word_counts, frames, frame_counts = ctx.saved_tensors
+        given_words, given_frames, *places, word_counts, frame_counts = ctx.saved_tensors
+        word_places, frame_places = tuple(places[:2]), tuple(places[2:])
+        words, frames = F.normalize(given_words[word_places], dim=2), F.normalize(given_frames[frame_places], dim=2)
         of_words, of_frames = torch.zeros_like(words), torch.zeros_like(frames)
         for rows, columns in _blocks(word_counts, frame_counts):
             block = _Block(words, word_counts, frames, frame_counts, rows, columns, ctx.alpha)
@@ -66,7 +71,19 @@ class _SoftMaxima(torch.autograd.Function):
             of_frames[columns, : block.longest[1]] += (gradient.T @ block.words.flatten(0, 1)).unflatten(
                 0, (-1, block.longest[1])
             )
-        return of_words.div_(ctx.alpha), None, of_frames.div_(ctx.alpha), None, None
+        del block, factor, gradient
+        to_words = _through_normalize(given_words, words, of_words.div_(ctx.alpha), word_places)
+        del words, of_words
+        to_frames = _through_normalize(given_frames, frames, of_frames.div_(ctx.alpha), frame_places)
+        return to_words, None, None, to_frames, None, None, None
+
+
+def _through_normalize(tokens: Tensor, units: Tensor, gradient: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
+    """The gradient to tokens, from that to `units`, which are tokens[places] with length 1; both are overwritten."""
+    along = (units * gradient).sum(2, keepdim=True)
+    gradient.sub_(units.mul_(along))
+    lengths = torch.linalg.vector_norm(tokens, dim=2)[places].clamp(min=1e-12)
+    return torch.zeros_like(tokens).index_put_(places, gradient.div_(lengths[..., None]))
 
 
 class _Block:
