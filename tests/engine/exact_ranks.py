@@ -48,7 +48,7 @@ from recipe import load_case  # noqa: E402
 
 class Tiny(nn.Module):
     """Gives every name that a loss asks for. `dropout`: its rate; `norm`: batch norm; `recompute`: checkpointing;
-    `spaces`: a head for each label space of SPEC.
+    `spaces`: a head for each label space of SPEC; `frames`: logits of each of three frames.
     """
 
     def __init__(self, dropout=0.0, norm=False, recompute=False, spaces=False, frames=False):
@@ -68,9 +68,11 @@ class Tiny(nn.Module):
         candidates = self.words((text if text.ndim == 3 else text[:, None, :4]).float())
         lengths = (text >= 0).sum(-1).tolist() if text.ndim == 2 else []
         longest = max(lengths, default=TOKENS)  # a narrator leaves out what is padding in all texts
-        states = self.tokens(features).unflatten(1, (3, 8))
+        states, head = self.tokens(features).unflatten(1, (3, 8)), self.head(features)
+        if self.frames:
+            head["logits"] = head["logits"][:, None] + states[..., :CLASSES]
         return {
-            **({"logits": states[..., :CLASSES]} if self.frames else self.head(features)),
+            **head,
             "features": features,
             "video_embed": features,
             "text_embed": candidates,
