@@ -174,7 +174,7 @@ def test_help_shows_the_range():
     assert config.describe("SOLVER.LAYER_DECAY").startswith("SOLVER.LAYER_DECAY  (float > 0, <= 1, default 1.0)\n")
     assert config.describe("MVIT.DEPTH").startswith("MVIT.DEPTH  (int >= 1, default 16)\n")
     assert config.describe("SOLVER.LR_POLICY").startswith(
-        "SOLVER.LR_POLICY  (one of cosine, steps_with_relative_lrs, default cosine)\n    "
+        "SOLVER.LR_POLICY  (one of cosine, linear, steps_with_relative_lrs, default cosine)\n    "
     )
 
 
