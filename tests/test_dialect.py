@@ -1,6 +1,5 @@
 """Published names: every key of every table, the files and commands of each toolkit, and what is refused."""
 
-import importlib.util
 import logging
 import re
 import shlex
@@ -12,6 +11,7 @@ import torch
 import yaml
 
 from videorl import config, dialect, registry
+from videorl.cli import train
 from videorl.dialect import multitrain, rules
 from videorl.engine import build
 from videorl.registry import DATASETS, MODELS, UserError
@@ -506,16 +506,9 @@ TRAIN_WORDS = """--cfg {cfg}_cluster_example.yaml TRAIN.ENABLE True TRAIN.BATCH_
     --num_shards 2 --shard_id 0"""
 
 
-def run_net():
-    where = importlib.util.spec_from_file_location("run_net", ROOT / "tools/run_net.py")
-    module = importlib.util.module_from_spec(where)
-    where.loader.exec_module(module)
-    return module
-
-
 def command(words: str, **values):
     cfg = str(DOCKER).removesuffix("_docker.yaml")
-    args = run_net().parse(shlex.split(words.format(cfg=cfg, **values)))
+    args = train.parse(shlex.split(words.format(cfg=cfg, **values)))
     return args, config.load(args.cfg, args.overrides, NUM_SHARDS=args.num_shards, SHARD_ID=args.shard_id)
 
 

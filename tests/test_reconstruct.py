@@ -1,6 +1,5 @@
-"""tools/reconstruct.py: what it writes, its figures, and the errors of those who hold it wrong."""
+"""`videorl reconstruct`: what it writes, its figures, and the errors of those who hold it wrong."""
 
-import importlib.util
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from tests.test_report import HOSTILE, Page, video
 from tests.video.clips_on_disk import number_of, write_video
 from videorl import checkpoint, config, report
+from videorl.cli import reconstruct as tool
 from videorl.engine import build
 from videorl.engine.evaluate import Evaluation
 from videorl.evals.reconstruction import SHOWN
@@ -45,19 +45,11 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def tool():
-    spec = importlib.util.spec_from_file_location("reconstruct_tool", ROOT / "tools/reconstruct.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
-
-
 def words(*more, cfg="mae.yaml", weights="weights.pyth") -> list[str]:
     return ["--cfg", cfg, "--checkpoint", weights, *map(str, more)]
 
 
-def test_page_and_pictures(tool, place, capsys):
+def test_page_and_pictures(place, capsys):
     tool.main(words("a.mp4", "b.mp4", "--out", "out"))
     printed = capsys.readouterr().out
     source = (place / "out/index.html").read_text()
@@ -78,7 +70,7 @@ def test_page_and_pictures(tool, place, capsys):
     assert [row[1] for row in rows] == shown
 
 
-def test_figures_equal_those_taken_from_the_model(tool, place):
+def test_figures_equal_those_taken_from_the_model(place):
     cfg = config.load(["mae.yaml"])
     model, data = tool.loaded(cfg, Path("weights.pyth")), tool.of_files(cfg, ["a.mp4", "b.mp4"])
     results, unreadable = tool.reconstruct(cfg, model, data, 8)
@@ -105,7 +97,7 @@ def test_figures_equal_those_taken_from_the_model(tool, place):
         ("TRAIN.DATASET mit TEST.NUM_SPATIAL_CROPS 3 DATA.PATH_LABEL_SEPARATOR ,", [18, 18, 19, 20]),
     ],
 )
-def test_a_clip_of_a_file_is_the_middle_one_of_the_data_set_trained_on(tool, place, opts, expected):
+def test_a_clip_of_a_file_is_the_middle_one_of_the_data_set_trained_on(place, opts, expected):
     write_video(place / "c 3.mp4", range(40), size=(64, 64), time_base=Fraction(1, 12))
     size = "DATA.TEST_CROP_SIZE 64 DATA.TRAIN_CROP_SIZE 64 DATA.TRAIN_JITTER_SCALES [64,64] DATA.VAL_SKIP 2"
     cfg = config.load(["mae.yaml"], f"{size} DATA.SAMPLING_RATE 2 MODEL.NUM_CLASSES 1 {opts}".split())
@@ -115,7 +107,7 @@ def test_a_clip_of_a_file_is_the_middle_one_of_the_data_set_trained_on(tool, pla
     assert [number_of(frame.permute(1, 2, 0).numpy()) for frame in item["pixels"]] == expected
 
 
-def test_the_validation_set_is_shown_without_videos(tool, place, capsys):
+def test_the_validation_set_is_shown_without_videos(place, capsys):
     (place / "val.csv").write_text("a.mp4 0\nb.mp4 1\nb.mp4 1\n")
     tool.main(words("--count", 2, "--opts", "DATA.PATH_TO_DATA_DIR", place, "EVALS.recon.NAME", "reconstruction",
                     "EVALS.recon.DATASET", "kinetics"))  # fmt: skip
@@ -138,7 +130,7 @@ def test_the_report_of_a_run_shows_the_first_clips(place):
     assert f"squared error {evaluation.per_sample['mse'][0]:.4g}" in " ".join(page.text.split())
 
 
-def test_a_file_that_cannot_be_read_is_named(tool, place, capsys):
+def test_a_file_that_cannot_be_read_is_named(place, capsys):
     bad = place / f"{HOSTILE[:8]}.mp4"
     bad.write_bytes(b"no video")
     tool.main(words(bad, "b.mp4"))
@@ -146,10 +138,10 @@ def test_a_file_that_cannot_be_read_is_named(tool, place, capsys):
     assert "<script" not in source
     assert HOSTILE[:8] in Page(source).text
     assert "not read" in capsys.readouterr().out
-    assert fails(tool, capsys, words(bad)).startswith("no clip can be read; first:")
+    assert fails(capsys, words(bad)).startswith("no clip can be read; first:")
 
 
-def fails(tool, capsys, arguments: list[str]) -> str:
+def fails(capsys, arguments: list[str]) -> str:
     with pytest.raises(SystemExit) as ended:
         tool.main(arguments)
     assert ended.value.code == 2
@@ -167,13 +159,13 @@ def fails(tool, capsys, arguments: list[str]) -> str:
         (["--opts", "TRAIN.DATASET", "hmdb51", "HMDB51.ANNOTATIONS", "x"], "expected a data set of lists"),
     ],
 )
-def test_errors_are_one_line(tool, place, capsys, more, expected):
-    assert expected in fails(tool, capsys, words("a.mp4", *more))
+def test_errors_are_one_line(place, capsys, more, expected):
+    assert expected in fails(capsys, words("a.mp4", *more))
 
 
-def test_a_checkpoint_of_something_else_is_refused(tool, place, capsys):
+def test_a_checkpoint_of_something_else_is_refused(place, capsys):
     cfg = config.load([], ["MODEL.MODEL_NAME", "MViT", "MVIT.DEPTH", "1", "NUM_GPUS", "0"])
     save(cfg, place / "mvit.pyth")
     assert "that this model has no place for: set MODEL.MODEL_NAME MViT" in fails(
-        tool, capsys, words("a.mp4", weights="mvit.pyth")
+        capsys, words("a.mp4", weights="mvit.pyth")
     )

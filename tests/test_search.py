@@ -1,6 +1,5 @@
 """Text-to-video search: the ranking, what is kept between queries, and what is said about what cannot be searched."""
 
-import importlib.util
 import os
 import signal
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from tests.test_report import HOSTILE, Page
 from videorl import checkpoint, config
+from videorl.cli import search as tool
 from videorl.data.text import WordTokenizer
 from videorl.engine import build
 from videorl.registry import UserError
@@ -83,9 +83,6 @@ def videos(tmp_path) -> Path:
 def find(model, videos, tmp_path, monkeypatch, capsys):
     """find(query, …) runs the tool and returns what it prints; find.read lists the videos whose windows it decoded."""
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("search_tool", ROOT / "tools/search.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     read: list[str] = []
 
     class Counted(Spans):

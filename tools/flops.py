@@ -1,57 +1,11 @@
-"""Parameters and multiply-adds of a model, by module: `python tools/flops.py --cfg X [KEY VALUE …]`.
+"""`videorl flops` from a clone; what it does stands in videorl/cli/flops.py."""
 
-    python tools/flops.py --cfg configs/SSv2/VIDEOMAE_VITB_16x2_PT.yaml --depth 2 VIDEOMAE.DECODER_DEPTH 8
-
-Attention counts, whichever kernel computes it. Nothing is computed and no weights are made: giants take a second too.
-Also printed: the figure by the rule of published tables, to compare with these. Exit codes: 0 done, 2 a mistake in the
-command.
-"""
-
-import argparse
-import dataclasses
-import json
 import sys
-import textwrap
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from videorl import config, dist, log
-from videorl.engine import info
-from videorl.registry import UserError
-
-
-def main(words: list[str] | None = None) -> None:
-    args = parse(words)
-    with dist.exit_codes():
-        if args.depth < 0:
-            raise UserError(f"--depth {args.depth}: expected 0 (the model alone) or more")
-        found = info.model_info(config.load([args.cfg], args.overrides), args.depth)
-        log.say(*(as_json(found) if args.json else as_text(found)).split("\n"))
-
-
-def parse(words: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--cfg", required=True, metavar="FILE", help="YAML config of the model")
-    parser.add_argument("--depth", type=int, default=1, metavar="N", help="levels of modules to list (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="settings that come after those of the config"
-    )
-    return parser.parse_intermixed_args(words)
-
-
-def as_text(found: info.Info) -> str:
-    shapes = ", ".join(f"{name} {list(shape)}" for name, shape in found.inputs.items())
-    notes = [textwrap.fill(note, 110) for note in (info.COUNTED, info.published_text(found))]
-    return "\n\n".join([f"{found.model}, one clip: {shapes}", info.table(found), *notes])
-
-
-def as_json(found: info.Info) -> str:
-    return json.dumps({**dataclasses.asdict(found), "published": found.published, "counted": info.COUNTED}, indent=1)
-
+from videorl.cli.flops import main
 
 if __name__ == "__main__":
     main()

@@ -1,60 +1,11 @@
-"""Reads the caption files of all videos of a list into one: `python tools/index_captions.py LIST CAPTION_ROOT OUT`.
+"""`videorl index-captions` from a clone; what it does stands in videorl/cli/index_captions.py."""
 
-    python tools/index_captions.py howto100m_videos.csv captions/ howto100m.captions
-
-HOWTO100M.CAPTION_INDEX then names OUT. A run that was killed, or ended by a disk that failed, goes on where it was when
-started again; a list or folder that has changed in between is refused. OUT.json holds the SHA-256 of OUT: where OUT is
-complete, the command checks it. Videos whose captions are missing or wrong are counted here, and go into quarantine
-when they are trained on.
-"""
-
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tqdm import tqdm
-
-from videorl import dist, log
-from videorl.data import captions, columns
-from videorl.data.lists import check_paths, read_list
-from videorl.registry import UserError
-
-
-def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("list", metavar="LIST", help="csv with the column video_path")
-    parser.add_argument("root", metavar="CAPTION_ROOT", help="folder of one csv per video: start,end,text")
-    parser.add_argument("out", metavar="OUT", type=Path, help="file to write")
-    args = parser.parse_args(words)
-    with dist.exit_codes():
-        try:
-            log.say(run(args))
-        except OSError as error:  # no permission, disk full, disk or network fails
-            raise UserError(f"{error}; what was read is kept: run again to go on") from None
-
-
-def run(args: argparse.Namespace) -> str:
-    """Makes or checks the index; what to tell about it."""
-    paths = [path for (path,) in read_list(args.list, ["video_path"], "LIST")]
-    check_paths(paths, args.list, allow_outside=False)
-    names = [captions.name_of(path) for path in paths]
-    if columns.head_of(args.out).exists():
-        captions.verify(args.out, names, args.root)
-        done = "checked"
-    else:
-        captions.build_index(names, args.root, args.out, progress)
-        done = "written"
-    index = captions.CaptionIndex(args.out)
-    return f"{args.out}: {done}, {len(index.starts)} captions of {len(names)} videos, {index.unread} of them unreadable"
-
-
-def progress(parts, total: int):
-    """A bar with the time left, on stderr; lines at long intervals where that is no terminal."""
-    interval = 0.2 if sys.stderr.isatty() else 30.0
-    return tqdm(parts, "reading captions", total, unit="part", mininterval=interval, dynamic_ncols=True)
-
+from videorl.cli.index_captions import main
 
 if __name__ == "__main__":
     main()

@@ -1,91 +1,11 @@
-"""Writes the lists that training reads, `path label`, from published annotations and a folder of videos.
+"""`videorl lists` from a clone; what it does stands in videorl/cli/lists.py."""
 
-    python tools/make_lists.py kinetics --annotations train.csv val.csv --videos /data/k400/videos --out /data/k400
-    python tools/make_lists.py ssv2 --annotations /data/ssv2/labels --videos /data/ssv2/videos --out /data/ssv2
-    python tools/make_lists.py k710 --set /data/k400 k400/videos --set /data/k600 k600/videos --out /data/k710
-    python tools/make_lists.py internvid --annotations clips.csv --videos /data/internvid --out /data/internvid
-
-Writes train.csv, val.csv, test.csv (a copy of val.csv unless there are test annotations), classes.json, and report.json
-with the videos that are missing, left out, or in no list. Paths start from --videos (DATA.PATH_PREFIX); those of k710
-from where each set's second word does. Nothing is overwritten. Exit codes: 0 done, 2 a mistake in the command.
-"""
-
-import argparse
-import logging
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tqdm import tqdm
-
-from videorl import dist, log
-from videorl.loading.pool import Workers
-from videorl.prepare import lists
-from videorl.registry import UserError
-
-
-def main(words: list[str] | None = None) -> None:
-    args = parse(words)
-    with dist.exit_codes():
-        try:
-            made = run(args)
-            lists.write(made, args.out)
-        except OSError as error:  # of what it writes: a folder where a file is expected, no permission, disk full
-            raise UserError(str(error)) from None
-    log.say(*made.text())
-
-
-def parse(words: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    kinetics = kinds.add_parser("kinetics", help="Kinetics-400, 600, 700: label,youtube_id,time_start,time_end,split")
-    ssv2 = kinds.add_parser("ssv2", help="Something-Something v2: something-something-v2-*.json")
-    k710 = kinds.add_parser("k710", help="the lists of several Kinetics in one")
-    internvid = kinds.add_parser("internvid", help="YoutubeID,Start_timestamp,End_timestamp: lines `path 0 first end`")
-    for kind in (kinetics, internvid):
-        kind.add_argument("--annotations", nargs="+", type=Path, required=True, metavar="CSV")
-    ssv2.add_argument("--annotations", type=Path, required=True, metavar="DIR", help="folder of the json files")
-    for kind in (kinetics, ssv2, internvid):
-        kind.add_argument("--videos", type=Path, required=True, metavar="DIR", help="folder of the videos, any depth")
-    k710.add_argument(
-        "--set",
-        nargs=2,
-        action="append",
-        required=True,
-        metavar=("LISTS", "PREFIX"),
-        help="folder of lists; path before its paths",
-    )
-    k710.add_argument("--merge", type=Path, metavar="JSON", help="names of one class: [[name, name], …]")
-    for kind in (kinetics, k710):
-        kind.add_argument("--classes", type=Path, metavar="FILE", help="class numbers: json, or a name in each line")
-    for kind in (kinetics, ssv2, k710, internvid):
-        kind.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the lists")
-    internvid.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
-    return parser.parse_args(words)
-
-
-def run(args: argparse.Namespace) -> lists.Lists:
-    if args.kind == "kinetics":
-        return lists.kinetics(args.annotations, args.videos, args.classes)
-    if args.kind == "ssv2":
-        return lists.ssv2(args.annotations, args.videos)
-    if args.kind == "k710":
-        return lists.k710([(Path(folder), prefix) for folder, prefix in args.set], args.merge, args.classes)
-    if args.workers < 1:
-        raise UserError("--workers: expected more than 0")
-    return lists.internvid(args.annotations, args.videos, Workers(args.workers), progress)
-
-
-def progress(results, total: int):
-    """A bar with the time left, on stderr; lines at long intervals where that is no terminal."""
-    interval = 0.2 if sys.stderr.isatty() else 30.0
-    return tqdm(results, "reading times", total, unit="video", mininterval=interval, dynamic_ncols=True)
-
+from videorl.cli.lists import main
 
 if __name__ == "__main__":
-    logging.getLogger("videorl").setLevel(logging.ERROR)  # lost workers stand in the report
     main()

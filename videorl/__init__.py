@@ -1,1 +1,3 @@
-"""A config-driven toolkit for video-understanding research."""
+"""Train and test video models on real video files."""
+
+__version__ = "0.1.0"

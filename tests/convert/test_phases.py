@@ -1,6 +1,5 @@
 """Checkpoint files through the settings of a run, and through tools/convert.py."""
 
-import importlib.util
 import json
 import logging
 import re
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from videorl import checkpoint, config
+from videorl.cli import convert as tool
 from videorl.engine import build
 from videorl.engine.evaluate import evaluations
 from videorl.engine.state import State
@@ -282,13 +282,10 @@ def test_a_clip_of_a_file_has_three_whole_sizes(settings, trained, tmp_path, cli
         for_test(settings(*TEST, trained[0], "MODEL.CHECKPOINT_CLIP", clip), tmp_path)
 
 
-# --- tools/convert.py ------------------------------------------------------------------------------------------------
+# --- videorl convert ------------------------------------------------------------------------------------------------
 
 
 def convert(*words) -> None:
-    spec = importlib.util.spec_from_file_location("convert_tool", ROOT / "tools/convert.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     tool.main(list(map(str, words)))
 
 

@@ -1,7 +1,6 @@
 """Files of VideoMAE V1 and V2, V-SWIFT and transformers give the published outputs, and say what they do not hold."""
 
 import argparse
-import importlib.util
 import json
 import logging
 import re
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from videorl import checkpoint, convert
+from videorl.cli import convert as tool
 from videorl.convert import classes, kinetics710
 from videorl.convert.facts import facts
 from videorl.models.videomae import VideoMAE
@@ -513,15 +513,12 @@ def test_other_sizes_are_refused_by_name(said):
         convert.load(shallow, deep, "x.pth", testing=True)
 
 
-# --- tools/convert.py ------------------------------------------------------------------------------------------------
+# --- videorl convert ------------------------------------------------------------------------------------------------
 
 
 def test_the_tool_writes_checkpoints_of_ours(tmp_path, capsys):
     source, out = random(videomae(*WIDE)), tmp_path / "ours.pyth"
     torch.save({"model": published(source)}, tmp_path / "theirs.pth")
-    found = importlib.util.spec_from_file_location("convert_tool", ROOT / "tools/convert.py")
-    tool = importlib.util.module_from_spec(found)
-    found.loader.exec_module(tool)
     size = ("MODEL.PATCH_SIZE", "[4,56,56]", "VIDEOMAE.DEPTH", 2, "VIDEOMAE.EMBED_DIM", 48, "VIDEOMAE.NUM_HEADS", 3)
     size += ("VIDEOMAE.DECODER_DIM", 24, "VIDEOMAE.DECODER_DEPTH", 2, "VIDEOMAE.DECODER_HEADS", 2)
     words = ("--cfg", ROOT / "configs/SSv2/VIDEOMAE_VITB_16x2_PT.yaml", *size)

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from tools import convert_metadata
+from videorl.cli import convert_metadata
 from videorl.data import narrations
 from videorl.data.narrations import Narration
 from videorl.registry import UserError

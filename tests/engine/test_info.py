@@ -1,6 +1,5 @@
 """Parameters and multiply-adds: the published tables to the unit, and fvcore itself on small models."""
 
-import importlib.util
 import json
 import logging
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from videorl import config
+from videorl.cli import flops as tool
 from videorl.engine import info
 from videorl.registry import MODELS
 
@@ -190,9 +190,6 @@ def test_log_model_info(name, caplog):
 
 
 def test_the_tool_prints_a_table_and_json(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("flops_tool", ROOT / "tools/flops.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     yaml = tmp_path / "x.yaml"
     yaml.write_text("MODEL: {MODEL_NAME: VideoMAE}\nMASK: {RATIO: 0.9}\nDATA: {NUM_FRAMES: 16}\n")
     tool.main(["--cfg", str(yaml), "--depth", "2", "VIDEOMAE.DECODER_DEPTH", "8"])

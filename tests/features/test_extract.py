@@ -1,6 +1,5 @@
 """Features of videos: the right numbers in the right order, the same bytes however they are made, bad videos named."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import torch
 
 from tests.video.clips_on_disk import write_video
 from videorl import checkpoint, config
+from videorl.cli import extract as tool
 from videorl.data.shards import Sharded, read_meta
 from videorl.engine import build
 from videorl.features import extract as making
@@ -60,22 +60,14 @@ def videos(tmp_path_factory) -> Path:
     return place
 
 
-def tool():
-    spec = importlib.util.spec_from_file_location("extract_tool", ROOT / "tools/extract.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def run(model, videos, tmp_path):
     """run(*words, out=…, source=…) runs the tool and returns its exit code."""
-    main = tool().main
 
     def run(*words, out="out", source=videos) -> int:
         common = [source, "--cfg", YAML, "--out", tmp_path / out, "--view", "square", "--features", "video_embed"]
         try:
-            main([*map(str, [*common, *model, *words])])
+            tool.main([*map(str, [*common, *model, *words])])
         except SystemExit as end:
             return end.code
         return 0
@@ -286,7 +278,7 @@ def test_what_is_no_number_is_refused(run, model, tmp_path, capsys, scale, said)
 KILLED = """
 import os, signal, sys
 sys.path[:0] = [{root!r}]
-from tools import extract
+from videorl.cli import extract
 from videorl.features import extract as making
 making.UNIT = 1
 features, calls = making.Encoder.features, []

@@ -1,6 +1,5 @@
 """A folder with one file of each fault: all are found, and the rest is left alone."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from videorl.cli import check as tool
 from videorl.loading.pool import Workers
 from videorl.prepare import files
 from videorl.prepare.files import Look
@@ -35,16 +35,8 @@ def write_video(path: Path, *, frames: int = 30, seed: int = 0, size: int = 32, 
         container.mux(stream.encode(None))
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("check_dataset", ROOT / "tools" / "check_dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def run(tool, tmp_path, capsys):
+def run(tmp_path, capsys):
     """Runs the tool: (exit code, json report or None, stdout, stderr)."""
 
     def run(*words):
