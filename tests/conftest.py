@@ -1,5 +1,6 @@
 """Rules for all tests: none is skipped in CI, and a skip elsewhere stands in the summary with its reason."""
 
+import contextlib
 import logging
 import os
 
@@ -9,10 +10,21 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
 @pytest.fixture(autouse=True)
-def _no_log_of_the_test_before():
-    """A run leaves a handler that writes to its console, which pytest closes after the test."""
+def _log_of_a_new_process():
+    """A run sets up the log of its process, which here is that of all tests: also in a fixture before the first."""
+    _reset_log()
     yield
-    logging.getLogger("videorl").handlers.clear()
+    _reset_log()
+
+
+def _reset_log() -> None:
+    log = logging.getLogger("videorl")
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+        with contextlib.suppress(OSError):  # a full disk
+            handler.close()
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
 
 
 def pytest_collection_modifyitems(config, items):

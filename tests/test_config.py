@@ -31,8 +31,7 @@ def written(tmp_path):
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def said(caplog):
     caplog.set_level(logging.INFO, "videorl")
     return caplog
 
@@ -625,8 +624,7 @@ def test_the_config_of_a_run_is_read_from_its_run_json(tmp_path):
         ("MODEL.LOSS_FUNC infonce", ""),
     ],
 )
-def test_words_typed_in_vain_are_told(written, caplog, monkeypatch, words, said):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def test_words_typed_in_vain_are_told(written, caplog, words, said):
     given = written("EVALS: {val: {NAME: views, DATASET: kinetics, EVERY: 5}}\nLOSSES: {a: {NAME: infonce}}")
     cfg = config.load([given], words.split())
     assert cfg.EVALS.val.AT_TEST, "nothing is put under an evaluation that is given by name"
@@ -650,8 +648,7 @@ def test_words_typed_in_vain_are_told(written, caplog, monkeypatch, words, said)
         ),
     ],
 )
-def test_pairs_of_keys_of_which_one_does_nothing_are_told(written, caplog, monkeypatch, text, words):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def test_pairs_of_keys_of_which_one_does_nothing_are_told(written, caplog, text, words):
     cfg = config.load([written(text)])
     assert any(words in line for line in caplog.messages) if words else not caplog.messages
     if "is off" in words:
@@ -668,8 +665,7 @@ def test_one_key_of_the_one_loss_may_be_given():
     assert dict(cfg.LOSSES.cross_entropy) == {"NAME": "cross_entropy", "WEIGHT": 1.0, "LABEL_SMOOTHING": 0.1}
 
 
-def test_words_typed_and_read_need_no_line(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def test_words_typed_and_read_need_no_line(caplog):
     words = "TRAIN.EVAL_PERIOD 1 TRAIN.DATASET ssv2 TEST.DATASET ssv2 MODEL.LOSS_FUNC bce_logit"
     config.load([], words.split(" "))
     assert not caplog.messages

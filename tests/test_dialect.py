@@ -68,8 +68,7 @@ def refusal(*files, overrides=()) -> str:
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def said(caplog):
     caplog.set_level(logging.INFO, "videorl")
     return caplog
 

@@ -1,6 +1,5 @@
 """What a run writes about itself: readable by others, cut back on resume, and never the reason that it ends."""
 
-import contextlib
 import errno
 import json
 import logging
@@ -17,22 +16,9 @@ STATS = {"epoch": "1/2", "iter": "3/6", "loss": 1.23456789, "lr": 1e-7, "eta": "
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-    monkeypatch.setattr(log, "propagate", True)
+def said(caplog):
     caplog.set_level(logging.INFO, "videorl")
     return caplog
-
-
-@pytest.fixture
-def restored():
-    """Leaves the logger as it was."""
-    before = log.handlers[:], log.propagate, log.level
-    yield
-    for handler in log.handlers:
-        with contextlib.suppress(OSError):
-            handler.close()
-    log.handlers[:], log.propagate = before[0], before[1]
-    log.setLevel(before[2])
 
 
 def rows(folder, name: str = "metrics.jsonl") -> list[dict]:
@@ -181,7 +167,6 @@ def test_an_event_folder_that_cannot_be_made_ends_no_run(tmp_path, said):
     assert "no TensorBoard files" in said.text
 
 
-@pytest.mark.usefixtures("restored")
 def test_the_main_process_logs_to_console_and_file(tmp_path, capsys):
     logs.setup(tmp_path, main=True)
     log.info("hello %d", 3)
@@ -192,7 +177,6 @@ def test_the_main_process_logs_to_console_and_file(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == lines
 
 
-@pytest.mark.usefixtures("restored")
 def test_the_other_processes_only_warn(tmp_path, capsys):
     logs.setup(tmp_path, main=False)
     log.info("hello")
@@ -201,7 +185,6 @@ def test_the_other_processes_only_warn(tmp_path, capsys):
     assert not (tmp_path / "stdout.log").exists()
 
 
-@pytest.mark.usefixtures("restored")
 def test_a_console_log_that_cannot_be_made_ends_no_run(tmp_path, capsys):
     (tmp_path / "stdout.log").mkdir()
     logs.setup(tmp_path, main=True)
@@ -211,7 +194,6 @@ def test_a_console_log_that_cannot_be_made_ends_no_run(tmp_path, capsys):
     assert "goes on" in said
 
 
-@pytest.mark.usefixtures("restored")
 def test_a_disk_that_fills_up_is_told_once_on_the_console(tmp_path, capsys):
     (tmp_path / "stdout.log").symlink_to("/dev/full")
     logs.setup(tmp_path, main=True)
@@ -259,7 +241,7 @@ HOSTILE = "a\x1b[31m\nerror: b\r.mp4\udcff"
 ESCAPED = r"a\x1b[31m\nerror: b\r.mp4\udcff"
 
 
-def test_text_of_others_is_one_line_without_codes(tmp_path, restored, capsys):
+def test_text_of_others_is_one_line_without_codes(tmp_path, capsys):
     logs.setup(tmp_path, main=True)
     logging.getLogger("videorl.video.errors").warning("%s cannot be read", HOSTILE)
     log.warning(f"{HOSTILE} is odd")
@@ -282,14 +264,13 @@ def test_a_table_keeps_its_lines_and_no_codes():
     assert console.Printable("%(message)s").format(record) == "loaded\n    missing \\x1b[31m a"
 
 
-def test_errors_and_early_warnings_are_one_line_without_codes(restored, capsys, monkeypatch):
+def test_errors_and_early_warnings_are_one_line_without_codes(capsys, monkeypatch):
     with pytest.raises(SystemExit), dist.exit_codes():
         raise UserError(f"{HOSTILE} does not exist")
     with pytest.raises(SystemExit), dist.exit_codes():
         raise dist.Lost(f"rank 1 died at {HOSTILE}")
     log.handlers.clear()
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    log.propagate = True
     log.warning("%s: no such key", HOSTILE)
     said = f"error: {ESCAPED} does not exist\nerror: rank 1 died at {ESCAPED}\n{ESCAPED}: no such key\n"
     assert capsys.readouterr().err == said

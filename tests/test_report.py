@@ -303,7 +303,6 @@ def test_a_section_that_cannot_be_made_says_so(folder, monkeypatch):
 
 def test_a_report_that_fails_changes_nothing_of_the_run_s_end(folder, monkeypatch, caplog):
     caplog.set_level("WARNING", "videorl")
-    monkeypatch.setattr(job.logger, "propagate", True)
     monkeypatch.setattr(report, "write", lambda folder: 1 / 0)
     job._report(folder)
     assert {*caplog.messages} == {"report.html cannot be written (ZeroDivisionError: division by zero)"}

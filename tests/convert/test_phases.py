@@ -58,8 +58,7 @@ def settings(tmp_path):
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def said(caplog):
     caplog.set_level(logging.INFO, "videorl")
     return caplog
 

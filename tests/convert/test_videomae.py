@@ -70,8 +70,7 @@ def same(model: nn.Module, other: nn.Module, part: str = "") -> bool:
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def said(caplog):
     caplog.set_level(logging.INFO, "videorl")
     return caplog
 

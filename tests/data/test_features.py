@@ -1,6 +1,5 @@
 """Sequences of stored features and captions: the published draws and batches, and files that are not as they should."""
 
-import logging
 import pickle
 import random
 import sys
@@ -134,8 +133,7 @@ def test_samples_depend_on_seed_epoch_and_number_alone(tmp_path, sampler):
             assert (row[~mask] == 0).all()
 
 
-def test_captions_after_the_video_are_counted_and_left_out(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def test_captions_after_the_video_are_counted_and_left_out(tmp_path, caplog):
     long = norton.video(10, times=[(0, 1), (2, 3), (9.5, 12), (10, 11), (30, 31)])
     keys = norton.write(tmp_path / "x", [norton.video(), long])
     dataset = Features(norton.spec(tmp_path / "vocab.txt"), "train", **keys, clips=2)

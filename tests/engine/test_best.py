@@ -1,7 +1,6 @@
 """Which checkpoint is the best: metrics that fall, unknown ones, and what a resumed run compares."""
 
 import json
-import logging
 from types import SimpleNamespace
 
 import pytest
@@ -38,8 +37,7 @@ def kept(best: Best, values: list[float]) -> list[float]:
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def said(caplog):
     return caplog
 
 

@@ -386,7 +386,6 @@ def test_nesterov_without_momentum_is_plain_sgd():
 
 @pytest.mark.parametrize(("amx", "kind"), [(True, torch.bfloat16), (False, None), (None, None)])
 def test_mixed_precision_on_the_cpu_is_bfloat16_where_that_is_faster(monkeypatch, caplog, amx, kind):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
     caplog.set_level(logging.INFO, "videorl")
     if amx is None:
         monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)

@@ -1,7 +1,6 @@
 """What a run leaves about itself in its folder, and what happens where that cannot be written."""
 
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -11,8 +10,7 @@ from videorl.registry import UserError
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def said(caplog):
     return caplog
 
 

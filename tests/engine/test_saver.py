@@ -52,8 +52,7 @@ def make(tmp_path):
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def said(caplog):
     caplog.set_level(logging.INFO, "videorl")
     return caplog
 

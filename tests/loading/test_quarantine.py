@@ -1,7 +1,6 @@
 """The quarantine: what could not be read is kept, joined over runs, and too much of it ends the run."""
 
 import json
-import logging
 from datetime import datetime
 
 import pytest
@@ -144,8 +143,7 @@ def test_the_first_sight_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["disk full", "folder", "not ours"])
-def test_a_list_that_cannot_be_written_is_told_and_nothing_is_lost(tmp_path, caplog, monkeypatch, kind):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def test_a_list_that_cannot_be_written_is_told_and_nothing_is_lost(tmp_path, caplog, kind):
     file = tmp_path / "quarantine.jsonl"
     if kind == "disk full":
         (tmp_path / "quarantine.tmp").symlink_to("/dev/full")
@@ -171,8 +169,7 @@ def test_each_of_several_data_sets_is_judged():
         quarantine.check()
 
 
-def test_the_log_names_unreadable_files_but_not_thousands(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def test_the_log_names_unreadable_files_but_not_thousands(caplog):
     quarantine = Quarantine("mine/train", 1000, 0.5)
     quarantine.add([Bad(i, f"{i}.mp4", "no such file", "open") for i in range(100)])
     assert len(dict.fromkeys(caplog.messages)) == 20

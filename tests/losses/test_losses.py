@@ -1,6 +1,5 @@
 """Losses against the golden figures of the published systems, and against torch's own."""
 
-import logging
 import math
 import sys
 from pathlib import Path
@@ -159,8 +158,7 @@ def test_a_temperature_outside_its_clamp_comes_back(log_scale, back_after):
     assert moved < -1e-3 if back_after == "down" else moved > 1e-3
 
 
-def test_a_first_temperature_outside_the_clamp_is_said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("videorl"), "propagate", True)
+def test_a_first_temperature_outside_the_clamp_is_said(caplog):
     criterion = InfoNCE(None, temperature=0.001, learn_temperature=False)
     assert "infonce TEMPERATURE 0.001: begins at 0.01, for 1 / MAX_SCALE" in caplog.text
     assert float(criterion.log_scale) == pytest.approx(math.log(100.0))

@@ -5,7 +5,6 @@ tests/faults/test_media.py; texts of reports in tests/test_report.py. Here they 
 """
 
 import argparse
-import logging
 import os
 import pickle
 import socket
@@ -48,16 +47,6 @@ def knocks(monkeypatch) -> list:
     monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     yield found
     assert found == []
-
-
-@pytest.fixture(autouse=True)
-def own_log():
-    """Runs set up the log of their process, which here is that of all tests."""
-    log = logging.getLogger("videorl")
-    handlers, propagate, level = log.handlers[:], log.propagate, log.level
-    yield
-    log.handlers[:], log.propagate = handlers, propagate
-    log.setLevel(level)
 
 
 @pytest.fixture
