@@ -1,6 +1,11 @@
 """Packaging of videorl: metadata and dependencies. Tool settings stand in pyproject.toml."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
 
 INSTALL_REQUIRES = [
     # 2.10 brings the last fix of the weights_only unpickler (CVE-2026-24747): checkpoints of others are read with it
@@ -49,12 +54,27 @@ EXTRAS_REQUIRE = {
 
 setup(
     name="videorl",
-    version="0.1.0",
+    version=re.search('__version__ = "(.*)"', (HERE / "videorl/__init__.py").read_text(encoding="utf-8"))[1],
     description="Train and test video models on real video files: exact steps, exact resume, exact evaluation",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     python_requires=">=3.10",
-    packages=find_packages(include=["videorl", "videorl.*"]),
+    packages=[*find_packages(include=["videorl", "videorl.*"]), "videorl.configs"],
+    package_dir={"videorl.configs": "configs"},
+    entry_points={"console_scripts": ["videorl = videorl.cli.main:main"]},
     package_data={
+        "videorl.configs": ["*/*.yaml"],
         "videorl": ["defaults.yaml"],
         "videorl.convert": ["*.json"],
         "videorl.report": ["*.j2", "sections/*.j2", "*.css", "*.js"],

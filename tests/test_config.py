@@ -266,9 +266,11 @@ def test_mistakes_on_the_command_line(overrides, words):
 @pytest.mark.parametrize(
     ("base", "words"),
     [
-        ("http://example.org/a.yaml", "must be a path relative to the file that names it"),
-        ("file:a.yaml", "must be a path relative to the file that names it"),
-        ("/etc/a.yaml", "must be a path relative to the file that names it"),
+        ("http://example.org/a.yaml", "expected the path of a file, or videorl:FOLDER/NAME"),
+        ("file:a.yaml", "expected the path of a file, or videorl:FOLDER/NAME"),
+        ("/etc/a.yaml", "names no file"),
+        ("videorl:toy/mvitt", "no config videorl:toy/mvitt comes with this package; did you mean toy/mvit?"),
+        ("videorl:../setup", "no config videorl:../setup comes with this package"),
         ("nix.yaml", "names no file"),
         ("[a]", "names no file"),
         ("''", "names no file"),
@@ -281,6 +283,12 @@ def test_bases_that_are_refused(written, base, words):
     written("_BASE_: run.yaml\n", "there.yaml")
     written("raise SystemExit\n", "code.py")
     assert words in refusal(written(f"_BASE_: {base}\n"))
+
+
+@pytest.mark.parametrize("base", ["videorl:toy/mvit", "videorl:toy/mvit.yaml", str(ROOT / "configs/toy/mvit.yaml")])
+def test_a_config_of_the_package_is_a_base_and_a_config(written, base):
+    expected = config.load([ROOT / "configs/toy/mvit.yaml"])
+    assert config.load([base]) == config.load([written(f"_BASE_: {base}\n")]) == expected
 
 
 def test_missing_or_foreign_files(written, tmp_path):

@@ -69,12 +69,11 @@ def test_importing_loads_no_decoder_that_may_be_missing(imported):
 def _setup() -> dict:
     """The constants and the keyword arguments of setup.py that are plain literals."""
     tree = ast.parse((ROOT / "setup.py").read_text())
-    found = {}
+    found, literal = {}, (ast.Dict, ast.List, ast.Constant)
     for node in tree.body:
-        if isinstance(node, ast.Assign):
+        if isinstance(node, ast.Assign) and isinstance(node.value, literal):
             found[node.targets[0].id] = ast.literal_eval(node.value)
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            literal = (ast.Dict, ast.List, ast.Constant)
             found |= {k.arg: ast.literal_eval(k.value) for k in node.value.keywords if isinstance(k.value, literal)}
     return found
 

@@ -19,6 +19,8 @@ from videorl.registry import UserError, did_you_mean
 
 log = logging.getLogger("videorl")
 
+HERE = Path(__file__).resolve().parent
+PACKAGED = "videorl:"  # begins the name of a config that comes with the package
 MOST_KEYS = 10_000  # of one file
 MOST_MERGED = 100  # nodes that one `<<` names: each can hold as many keys as a file
 
@@ -41,7 +43,7 @@ class Setting(typing.NamedTuple):
 
 def read_file(file: Path, seen: tuple[Path, ...] = ()) -> list[Setting]:
     """Settings of a YAML file, after those of its `_BASE_`; or those that a run left in its run.json."""
-    file = file.resolve()
+    file = located(file).resolve()
     if file.suffix not in (".yaml", ".yml", ".json"):
         raise UserError(f"{file}: expected a .yaml file, or the run.json of a run; nothing else is read as a config")
     if not file.is_file():
@@ -58,11 +60,35 @@ def read_file(file: Path, seen: tuple[Path, ...] = ()) -> list[Setting]:
 
 def _base_path(file: Path, setting: Setting) -> Path:
     base = str(setting.value)
-    if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*:", base) or Path(base).is_absolute():
-        raise UserError(f"{setting.where}: _BASE_ {base!r} must be a path relative to the file that names it")
+    if base.startswith(PACKAGED):
+        return located(base)
+    if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*:", base):
+        raise UserError(f"{setting.where}: _BASE_ {base!r}: expected the path of a file, or {PACKAGED}FOLDER/NAME")
     if not (file.parent / base).is_file():
-        raise UserError(f"{setting.where}: _BASE_ {base!r} names no file; expected a path relative to {file.parent}")
+        raise UserError(
+            f"{setting.where}: _BASE_ {base!r} names no file; expected an absolute path, or one from {file.parent} on"
+        )
     return file.parent / base
+
+
+def located(file: str | Path) -> Path:
+    """The file that is meant: a path as it stands, of `videorl:FOLDER/NAME` the config that comes with the package.
+
+    Raises `UserError` where none comes under that name.
+    """
+    if not str(file).startswith(PACKAGED):
+        return Path(file)
+    name, there = str(file).removeprefix(PACKAGED).removesuffix(".yaml"), packaged()
+    if name not in there:
+        hint = did_you_mean(name, there) or "; `videorl configs` lists them"
+        raise UserError(f"no config {PACKAGED}{name} comes with this package{hint}")
+    return there[name]
+
+
+def packaged() -> dict[str, Path]:
+    """FOLDER/NAME to file of the configs that come with the package, or stand beside it in a clone."""
+    folder = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.glob("*/*.yaml"))}
 
 
 def parse(file: Path) -> list[Setting]:

@@ -116,7 +116,7 @@ def test_a_killed_run_goes_on_where_it_was(root, tmp_path, monkeypatch):
     out = tmp_path / "captions.index"
     with pytest.raises(Killed):
         build_index(NAMES, str(root), out, killed_at_two)
-    with pytest.raises(UserError, match="tools/index_captions.py"):
+    with pytest.raises(UserError, match="videorl index-captions"):
         CaptionIndex(out)
     (tmp_path / "captions.index.parts/0000000032.tmp").write_bytes(b"half")
     read = []

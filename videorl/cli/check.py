@@ -18,6 +18,7 @@ from videorl.cli import command
 from videorl.loading.pool import Workers
 from videorl.prepare import check, files, manifest
 from videorl.registry import DATASETS, UserError
+from videorl.settings import located
 from videorl.spec import Reading
 
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> check.Report:
         raise UserError("--workers and --timeout: expected more than 0")
     if args.json and args.json.suffix != ".json":
         raise UserError(f"--json {args.json}: expected a name that ends in .json")
-    splits, reading = from_config(args) if args.source.suffix in (".yaml", ".yml") else from_csv(args)
+    splits, reading = from_config(args) if _is_config(args.source) else from_csv(args)
     clean_files = clean_names(args, splits) if args.clean else []
     for file in clean_files:
         manifest.refuse_existing(file)
@@ -91,6 +92,10 @@ def run(args: argparse.Namespace) -> check.Report:
         count = check.write_clean(section, file)
         log.say(f"{file}: {count} good rows written; their paths start from {section.split.root}")
     return report
+
+
+def _is_config(source: Path) -> bool:
+    return located(source).suffix in (".yaml", ".yml")
 
 
 def from_config(args: argparse.Namespace) -> tuple[list[check.Split], Reading]:
@@ -122,6 +127,6 @@ def from_csv(args: argparse.Namespace) -> tuple[list[check.Split], Reading]:
 
 def clean_names(args: argparse.Namespace, splits: list[check.Split]) -> list[Path]:
     """The files that --clean writes, one for each split."""
-    if args.source.suffix in (".yaml", ".yml"):
+    if _is_config(args.source):
         return [args.clean / f"{split.name}.csv" for split in splits]
     return [args.clean]

@@ -1,6 +1,6 @@
 """Captions of narrated videos: one csv file for each video, or one file for all, mapped into memory.
 
-1.2 million small files are slow to open from a network disk, so `tools/index_captions.py` reads them once, into a file
+1.2 million small files are slow to open from a network disk, so `videorl index-captions` reads them once, into a file
 of arrays (see `columns.py`)."""
 
 import hashlib
@@ -130,7 +130,7 @@ class CaptionIndex:
 
 def read_head(file: Path) -> dict:
     """What the json beside an index says. Raises `UserError` unless both are there, whole by their size."""
-    return columns.read_head(file, FORMAT, "caption index", "tools/index_captions.py")
+    return columns.read_head(file, FORMAT, "caption index", "videorl index-captions")
 
 
 # ------------------------------------------------------------------------------------------------------ making the file

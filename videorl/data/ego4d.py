@@ -33,7 +33,7 @@ class Ego4D(Moments):
 
     Keys:
         root: folder of <video>.mp4/<first second>.mp4, or with CHUNK_SECONDS 0 of <video>.mp4
-        metadata: list of narrations to train on, e.g. ego4d_train.pkl (see tools/convert_metadata.py)
+        metadata: list of narrations to train on, e.g. ego4d_train.pkl (see videorl convert-metadata)
         metadata_val: that of split val; empty: METADATA with val for train
         val_every: split val is the first of every so many rows
         metadata_aux: more lists to train on, such as those of a narrator

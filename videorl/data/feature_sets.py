@@ -46,7 +46,7 @@ class VideoRows:
     def __init__(self, root: str, key: str):
         if not root or not os.path.isdir(root):
             raise UserError(
-                f"{key} {root!r} is no folder; name that of the features, <video>.npy or what tools/extract.py writes"
+                f"{key} {root!r} is no folder; name that of the features, <video>.npy or what `videorl extract` writes"
             )
         self.root, self.places = root, {}
         for meta in sorted(Path(root).glob("*_meta.pkl")):

@@ -119,7 +119,7 @@ def checked_meta(root: str, split: str) -> Path:
     if not file.is_file():
         raise UserError(
             f"FEATURES.ROOT {root}: expected {split}_meta.pkl beside {split}_0_data.npy and so on, which"
-            " tools/extract.py writes with --layout mmpt"
+            " `videorl extract` writes with --layout mmpt"
         )
     return file
 

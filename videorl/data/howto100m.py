@@ -93,7 +93,7 @@ class HowTo100M:
         video_list: csv with the column video_path, as published
         video_root: folder that video_path starts from
         caption_root: folder of the caption files; that of a/b.mp4 is a/b.csv, the path up to its first dot
-        caption_index: file of tools/index_captions.py that is read instead of the caption files; empty: read those
+        caption_index: file of videorl index-captions that is read instead of the caption files; empty: read those
         num_candidates: captions of a clip, of which at least one should fit
         min_time: seconds that the span of a caption is widened to
         crop_only: cut the clip out of the frames without scaling them, for videos resized beforehand

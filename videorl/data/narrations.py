@@ -2,7 +2,7 @@
 
 A list is a pickle of tuples: of people, `(video, start, end, text)`; rephrased, with a list of texts; by a narrator,
 `(video, start, end, texts, numbers)`. Four million tuples take 0.75 GB in each process, and minutes to read:
-`tools/convert_metadata.py` writes them once into a file of arrays beside the list (see `columns.py`), which is then
+`videorl convert-metadata` writes them once into a file of arrays beside the list (see `columns.py`), which is then
 read in its place.
 """
 
@@ -21,7 +21,7 @@ from videorl.data.pickles import load_plain
 from videorl.registry import UserError
 
 FORMAT = "videorl narrations 1"
-TOOL = "tools/convert_metadata.py"
+TOOL = "videorl convert-metadata"
 ROWS = "(video, start, end, text) or (video, start, end, [texts]) or (video, start, end, [texts], [numbers])"
 
 

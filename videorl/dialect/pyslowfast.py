@@ -114,7 +114,7 @@ RULES: dict[str, Rule] = {
     "MASK.DECODER_SEP_POS_EMBED": Unsupported("the decoder has one table", OFF, True, needs="MASK.ENABLE"),
     "MASK.SCALE_INIT_BY_DEPTH": Unsupported("initial weights depend on no depth", OFF, True, needs="MASK.ENABLE"),
     **rows("MASK", "DEC_KV_KERNEL DEC_KV_STRIDE", Ignored("it is for decoders that pool", needs="MASK.ENABLE")),
-    "VIS_MASK.ENABLE": Unsupported("tools/reconstruct.py makes pictures of masked clips", OFF),
+    "VIS_MASK.ENABLE": Unsupported("`videorl reconstruct` makes pictures of masked clips", OFF),
     # Convolutional and contrastive models
     **rows(
         "RESNET",

@@ -167,7 +167,7 @@ class Features:
     def __init__(self, out: Path):
         totals = read_json(out / INDEX)
         if totals is None:
-            raise UserError(f"{out / INDEX} does not exist: tools/extract.py writes it when all shards are finished")
+            raise UserError(f"{out / INDEX} does not exist: `videorl extract` writes it when all shards are finished")
         if totals["layout"] == "mmpt":
             raise UserError(
                 f"{out}: expected layout npy or safetensors, found MMPT's; read it with data.shards.Sharded"
