@@ -70,7 +70,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     python_requires=">=3.10",
-    packages=[*find_packages(include=["videorl", "videorl.*"]), "videorl.configs"],
+    packages=find_packages(include=["videorl", "videorl.*"]) + ["videorl.configs"],
     package_dir={"videorl.configs": "configs"},
     entry_points={"console_scripts": ["videorl = videorl.cli.main:main"]},
     package_data={

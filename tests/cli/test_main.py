@@ -30,7 +30,13 @@ def test_every_module_is_a_command_and_has_a_door_where_it_had_one():
 
 
 def test_help_lists_all_commands_without_torch():
-    script = "import sys; from videorl.cli.main import main\ntry: main(['--help'])\nfinally: print({*sys.modules} & {'torch'})"
+    script = """if True:
+        import sys
+        from videorl.cli.main import main
+        try:
+            main(["--help"])
+        finally:
+            print({*sys.modules} & {"torch"})"""
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.stdout.endswith("\nset()\n"), run.stderr
     assert all(re.search(rf"^  {name} ", run.stdout, re.MULTILINE) for name in main.COMMANDS)
