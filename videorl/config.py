@@ -218,14 +218,19 @@ def _with_range(key: Key) -> Key:
     return replace(key, type=bound.type, range=bound.range)
 
 
+# Of each map, the name that its entries cannot have, and what has it.
+TAKEN = {"DATASETS": (ALL, "what EVALS calls all data sets"), "LOSSES": ("loss", "the sum of all losses in the log")}
+
+
 def _check_entries(cfg: CfgNode) -> None:
     """Every key of every component in use has a value, and a name that can be that of a file in OUTPUT_DIR."""
     for kind in MAPS:
         for name, node in cfg[kind].items():
-            if (kind == "DATASETS" and name == ALL) or not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
-                raise UserError(
-                    f"{kind}.{name[:100]}: expected a name of at most 100 letters, digits, '_' and '-', and not `{ALL}`"
-                )
+            taken = TAKEN.get(kind, ("", ""))
+            if name == taken[0]:
+                raise UserError(f"{kind}.{name}: {taken[1]} has that name; give the entry another")
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+                raise UserError(f"{kind}.{name[:100]}: expected a name of at most 100 letters, digits, '_' and '-'")
             missing = [key for key, value in node.items() if value is REQUIRED]
             if missing:
                 raise UserError(f"{kind}.{name}: {', '.join(missing)} must be given")

@@ -24,8 +24,6 @@ class Objective(nn.Module):
 
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float], gradient_factor: float = 1.0):
         super().__init__()
-        if "loss" in losses:
-            raise UserError("LOSSES.loss: the sum of all losses has that name in the log; give the entry another")
         for name, loss in losses.items():
             if not hasattr(loss, "coupled") or not (loss.coupled or hasattr(loss, "count")):
                 raise UserError(

@@ -20,7 +20,7 @@ from videorl.toy import scenes
 from videorl.toy.narrated import COLOUR_WORDS, DIRECTION_WORDS, SHAPE_WORDS, write_csv
 from videorl.toy.scenes import COLOURS, SHAPES, Event, Scene
 
-VERSION = 2  # raise it, or scenes.VERSION, whenever the same seed gives other files
+VERSION = 3  # raise it, or scenes.VERSION, whenever the same seed gives other files
 SETS = ("ego4d", "ego4d_val", "epic")
 VIDEOS = {"ego4d": 256, "ego4d_val": 24, "epic": 24}
 FIRST_TEST = 8  # of EPIC's videos: those before are trained on
@@ -28,7 +28,8 @@ SHOTS = 12  # of a video
 FPS = 10
 CHUNK_SECONDS = 15
 SECONDS = (1.6, 2.6)  # of a shot
-SPEEDS = (0.25, 0.4)  # widths of the picture a second
+TRAVEL = (0.45, 0.65)  # of a shape in a shot, in short sides of the picture, across its middle
+OFF_MIDDLE = 0.1  # at most, of the middle of that way
 MARGIN = 0.2  # seconds at both ends of a shot that its narration leaves out
 FRAME_SIZES = ((40, 32), (32, 32))  # width, height
 VERBS = ("moves", "slides", "pushes", "drags")
@@ -72,20 +73,23 @@ def video(seed: int, name: str, index: int) -> tuple[Shot, ...]:
 
 def _shot(rng: np.random.Generator, size: tuple[int, int]) -> Shot:
     heading, pace = rng.uniform(0, 2 * math.pi), rng.uniform(0.03, 0.1)
-    start = rng.uniform(size=len(scenes.AXES))
-    start[scenes.AXES.index("size")] = 0.5 + start[scenes.AXES.index("size")] / 2  # large: its form is to be told
+    direction, travel = _any(rng, list(DIRECTION_WORDS)), rng.uniform(*TRAVEL)
+    start = dict(zip(scenes.AXES, rng.uniform(size=len(scenes.AXES)).tolist()))
+    start["size"] = 0.5 + start["size"] / 2  # large: its form is to be told
+    axis, sign = scenes.MOTIONS[direction]
+    start[axis] = 0.5 - sign * travel / 2 + rng.uniform(-OFF_MIDDLE, OFF_MIDDLE)
     scene = Scene(
         width=size[0],
         height=size[1],
         fps=FPS,
         shape=_any(rng, SHAPES),
         colour=_any(rng, list(COLOURS)),
-        start=tuple(start.tolist()),
+        start=tuple(start.values()),
         drift=(pace * math.cos(heading), pace * math.sin(heading)),
         texture=int(rng.integers(2**32)),
     )
     seconds = float(rng.integers(*np.rint(np.multiply(SECONDS, FPS)), endpoint=True)) / FPS
-    return Shot(scene, Event(_any(rng, list(DIRECTION_WORDS)), 0.0, seconds, float(rng.uniform(*SPEEDS))))
+    return Shot(scene, Event(direction, 0.0, seconds, float(travel / seconds)))
 
 
 def _any(rng: np.random.Generator, values: Sequence):
