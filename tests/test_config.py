@@ -677,3 +677,14 @@ def test_words_typed_and_read_need_no_line(caplog):
     words = "TRAIN.EVAL_PERIOD 1 TRAIN.DATASET ssv2 TEST.DATASET ssv2 MODEL.LOSS_FUNC bce_logit"
     config.load([], words.split(" "))
     assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("text", "holder"),
+    [
+        ("LOSSES: {loss: {NAME: infonce}}", "LOSSES.loss: the sum of all losses in the log"),
+        ("DATASETS: {all: {NAME: kinetics, NUM_CLASSES: 2}}", "DATASETS.all: what EVALS calls all data sets"),
+    ],
+)
+def test_a_name_that_is_taken_is_refused(written, text, holder):
+    assert f"{holder} has that name; give the entry another" in refusal(written(text))

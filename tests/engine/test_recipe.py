@@ -159,3 +159,9 @@ def test_numbers_that_can_hardly_be_meant_are_told_in_the_first_lines(settings, 
     run.journal.close()
     lines = [r.getMessage() for r in said.records if r.levelno == logging.WARNING and r.module == "journal"]
     assert any(words in line for line in lines) if words else not lines
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("configs/*/*.yaml")), ids=lambda file: file.stem)
+def test_the_losses_of_each_config_are_built(file):
+    cfg = config.load([file])
+    assert list(build.objective(cfg).losses) == list(cfg.LOSSES)
