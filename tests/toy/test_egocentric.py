@@ -10,7 +10,7 @@ import pytest
 from videorl.data.text import tokenizer
 from videorl.metrics.captions import facts_of
 from videorl.spec import Text
-from videorl.toy import egocentric
+from videorl.toy import egocentric, scenes
 from videorl.toy.egocentric import CHUNK_SECONDS, FPS, relevancy, rows
 
 
@@ -36,6 +36,21 @@ def test_chunks_hold_the_whole_video(root):
             frames = sum(1 for _ in container.decode(video=0))
         assert frames == CHUNK_SECONDS * FPS or int(chunk.stem) == (found := max(found, int(chunk.stem)))
     assert found == int(sum(shot.event.end for shot in shots)) // CHUNK_SECONDS * CHUNK_SECONDS
+
+
+def test_the_arm_reaches_in_from_behind():
+    """Of all four directions; and what it moves goes from one half of the picture to the other."""
+    seen = set()
+    for shot in egocentric.video(0, "ego4d", 0):
+        direction, axis = shot.event.motion, "yx".index(scenes.MOTIONS[shot.event.motion][0])
+        arm = (egocentric.render(shot) == egocentric.SKIN).all(-1)[len(egocentric.render(shot)) // 2]  # [H, W]
+        behind = 0 if direction in ("right", "down") else -1
+        assert arm.take(behind, axis).any()
+        assert not arm.take(-1 - behind, axis).any()
+        ends = scenes.phases(shot.scene, [shot.event], np.array([0.0, shot.event.end]))[:, 1 - axis]
+        assert (ends[0] < 0.5 < ends[1]) if behind == 0 else (ends[1] < 0.5 < ends[0])
+        seen.add(direction)
+    assert seen == set(scenes.DIRECTIONS)
 
 
 def test_lists_have_the_published_layouts(root):

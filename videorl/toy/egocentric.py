@@ -1,9 +1,9 @@
 """First-person videos in the toy world, with narrations: Ego4D, EgoMCQ and EPIC-Kitchens in small.
 
-A long video shows one thing after the other: C, who wears the camera, moves something of some colour somewhere. People
-narrate each in words of their choice. A rephraser says the same in other words, and a narrator, a model that sees, is
-wrong about every fourth text: in colour, shape or direction. The videos of Ego4D are kept in chunks, those of
-EPIC-Kitchens in one file each.
+A long video shows one thing after the other: the arm of C, who wears the camera, reaches in from one side and moves
+something of some colour to the other. People narrate each in words of their choice. A rephraser says the same in
+other words, and a narrator, a model that sees, is wrong about every fourth text: in colour, shape or direction. The
+videos of Ego4D are kept in chunks, those of EPIC-Kitchens in one file each.
 """
 
 import json
@@ -29,7 +29,10 @@ FPS = 10
 CHUNK_SECONDS = 15
 SECONDS = (1.6, 2.6)  # of a shot
 TRAVEL = (0.45, 0.65)  # of a shape in a shot, in short sides of the picture, across its middle
-OFF_MIDDLE = 0.1  # at most, of the middle of that way
+OFF_MIDDLE = 0.15  # at most, of the middle of that way from the picture's
+SIZES, TILT = (0.2, 0.6), 0.05  # of a shape, in phases
+ARM, REACH = 0.25, 0.2  # width of the arm, and how far behind the middle of the shape it ends, in short sides
+SKIN = (205, 150, 125)
 MARGIN = 0.2  # seconds at both ends of a shot that its narration leaves out
 FRAME_SIZES = ((40, 32), (32, 32))  # width, height
 VERBS = ("moves", "slides", "pushes", "drags")
@@ -65,7 +68,7 @@ class Row:
 
 
 def video(seed: int, name: str, index: int) -> tuple[Shot, ...]:
-    """The shots of the video of that number. Depends on the arguments only; no two in a row have the same facts."""
+    """The shots of the video of that number. Depends on the arguments only."""
     rng = np.random.default_rng([seed, SETS.index(name), index, 1])
     size = FRAME_SIZES[rng.integers(len(FRAME_SIZES))]
     return tuple(_shot(rng, size) for _ in range(SHOTS))
@@ -74,10 +77,10 @@ def video(seed: int, name: str, index: int) -> tuple[Shot, ...]:
 def _shot(rng: np.random.Generator, size: tuple[int, int]) -> Shot:
     heading, pace = rng.uniform(0, 2 * math.pi), rng.uniform(0.03, 0.1)
     direction, travel = _any(rng, list(DIRECTION_WORDS)), rng.uniform(*TRAVEL)
-    start = dict(zip(scenes.AXES, rng.uniform(size=len(scenes.AXES)).tolist()))
-    start["size"] = 0.5 + start["size"] / 2  # large: its form is to be told
     axis, sign = scenes.MOTIONS[direction]
-    start[axis] = 0.5 - sign * travel / 2 + rng.uniform(-OFF_MIDDLE, OFF_MIDDLE)
+    start = dict(zip(("x", "y"), (0.5 + rng.uniform(-OFF_MIDDLE, OFF_MIDDLE, 2)).tolist()))
+    start[axis] -= sign * travel / 2
+    start |= {"size": rng.uniform(*SIZES), "angle": rng.uniform(-TILT, TILT)}
     scene = Scene(
         width=size[0],
         height=size[1],
@@ -156,13 +159,27 @@ def epic_name(index: int) -> tuple[str, str]:
 def _write_video(out: Path, seed: int, job: tuple[str, int]) -> None:
     name, index = job
     shots = video(seed, name, index)
-    frames = np.concatenate([scenes.render(shot.scene, [shot.event], round(shot.event.end * FPS)) for shot in shots])
+    frames = np.concatenate([render(shot) for shot in shots])
     if name == "epic":
         _write(out / "videos/epic" / "/".join(epic_name(index)), ".MP4", frames)
         return
     folder, step = out / f"videos/ego4d/{uid(name, index)}.mp4", CHUNK_SECONDS * FPS
     for first in range(0, len(frames), step):
         _write(folder / str(first // FPS), ".mp4", frames[first : first + step])
+
+
+def render(shot: Shot) -> np.ndarray:
+    """Its frames, uint8 [T, H, W, 3]: the shape, and the arm that moves it."""
+    scene, count = shot.scene, round(shot.event.end * FPS)
+    frames, side = scenes.render(scene, [shot.event], count), min(scene.width, scene.height)
+    axis, sign = scenes.MOTIONS[shot.event.motion]
+    places = scenes.phases(scene, [shot.event], np.arange(count) / FPS)[:, :2]
+    for frame, (along, across) in zip(frames, places if axis == "x" else places[:, ::-1], strict=True):
+        picture = frame if axis == "x" else frame.swapaxes(0, 1)
+        edges = np.rint(np.clip([across - ARM / 2, across + ARM / 2], 0, 1) * side).astype(int)
+        hand = round(float(np.clip(along - sign * REACH, 0, 1)) * side)
+        picture[slice(*edges), slice(hand) if sign > 0 else slice(hand, None)] = SKIN
+    return frames
 
 
 def _write(stem: Path, ending: str, frames: np.ndarray) -> None:
