@@ -159,15 +159,22 @@ def test_two_and_three_ranks_train_s3d_on_narrated_clips_like_one(split):
         assert got["values"] == pytest.approx(expected["values"], rel=1e-6)
 
 
-def test_replay_uses_the_same_dropout_masks():
-    """One micro-batch through two passes = one pass of plain autograd with the same random state."""
-    got = ranks.gradient(["milnce"], 1, True, dropout=0.4)
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_replay_uses_the_same_dropout_masks(micro_batches, monkeypatch):
+    """Two passes = one pass of plain autograd with the same random states; the last micro-batch is run once."""
+    calls, plain = [], ranks.Tiny.forward
+    monkeypatch.setattr(ranks.Tiny, "forward", lambda model, x, text: calls.append(len(x)) or plain(model, x, text))
+    got = ranks.gradient(["milnce"], micro_batches, True, dropout=0.4)
+    assert len(calls) == 2 * micro_batches - 1
     torch.manual_seed(0)
     model, loss = ranks.Tiny(dropout=0.4), ranks.build_loss("milnce")
-    batch = ranks.data("milnce")
-    seed_chunk(7, 1, 0)
-    outputs = model(batch["x"], batch["text"])
-    (0.5 * loss(outputs["video_embed"], outputs["text_embed"])).backward()
+    batch, outputs = ranks.data("milnce"), []
+    size = len(batch["x"]) // micro_batches
+    for m in range(micro_batches):
+        seed_chunk(7, 1, m)
+        outputs.append(model(*(batch[name][m * size : (m + 1) * size] for name in ("x", "text"))))
+    joined = [torch.cat([o[name] for o in outputs]) for name in ("video_embed", "text_embed")]
+    (0.5 * loss(*joined)).backward()
     expected = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert relative_error({n: got["gradient"][n] for n in expected}, expected) <= 1e-6
 

@@ -1,10 +1,10 @@
 """The exact optimizer step: any split into micro-batches and ranks gives the gradient of one process with the whole.
 
 Separable losses are divided by counts over the whole step. Coupled losses take two passes (Gao et al., "Scaling Deep
-Contrastive Learning Batch Size under Memory Limited Setup", 2021): embed every micro-batch without a graph,
-differentiate the losses to the embeddings of all ranks joined, then run each micro-batch again with the same random
-numbers and push the cached gradient through. Randomness of micro-batch c of step s comes from (seed, s, c): there is
-nothing to save or to restore.
+Contrastive Learning Batch Size under Memory Limited Setup", 2021): embed every micro-batch, all but the last without a
+graph; differentiate the losses to the embeddings of all ranks joined; push the cached gradient through the graph of the
+last and through each other micro-batch, which is run again with the same random numbers. Randomness of micro-batch c of
+step s comes from (seed, s, c): there is nothing to save or to restore.
 """
 
 import contextlib
@@ -117,17 +117,15 @@ def backward(
     `batches` are this rank's micro-batches, on the CPU. Returns the value of each loss, true means over the whole step,
     `loss`, their weighted sum, and what losses monitor.
     """
-    first = dist.rank() * len(batches)
     totals = objective.totals(batches)
-    cached, values, seen = _coupled_gradients(model, objective, batches, first, clip, precision, seed, step)
+    forward = _Forward(model, batches, clip, precision, seed, step)
+    cached, values, seen, kept = _coupled_gradients(objective, forward)
     sums: dict[str, Tensor] = dict(seen)  # [1] of losses, [2] of what they monitor
-    for m, batch in enumerate(batches):
-        batch = to_device(batch, precision.device, clip)
-        last = m == len(batches) - 1
-        seed_chunk(seed, step, first + m)
-        with contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():
-            with precision.autocast():
-                outputs = call(model, batch)
+    # The last is the one whose graph is kept: it goes first, so that there are never two graphs.
+    order = [len(batches) - 1, *range(len(batches) - 1)]
+    for m in order:
+        with forward.sync(m == order[-1]):
+            batch, outputs = kept.pop() if kept else forward(m)
             if not objective.checked:
                 with torch.no_grad(), torch.random.fork_rng():
                     objective.check_sums({**batch, **outputs})
@@ -137,8 +135,31 @@ def backward(
             found = {name: value.detach().double().reshape(1) for name, value in parts.items()}
             for name, value in {**found, **objective.monitor({**batch, **outputs}, objective.separable)}.items():
                 sums[name] = sums.get(name, 0) + value
+        del batch, outputs, parts
     _average_loss_gradients(objective)
     return _totalled(objective, sums, values)
+
+
+@dataclass
+class _Forward:
+    """Gives of micro-batch m, as often as it is asked, the batch on the device and the model's outputs: the same."""
+
+    model: nn.Module
+    batches: Sequence[Batch]
+    clip: Clip
+    precision: Precision
+    seed: int
+    step: int
+
+    def __call__(self, m: int) -> tuple[dict, dict[str, Tensor]]:
+        batch = to_device(self.batches[m], self.precision.device, self.clip)
+        seed_chunk(self.seed, self.step, dist.rank() * len(self.batches) + m)
+        with self.precision.autocast():
+            return batch, call(self.model, batch)
+
+    def sync(self, now: bool):
+        """Around forward and backward: whether the gradients of all so far are averaged over ranks."""
+        return contextlib.nullcontext() if now or not hasattr(self.model, "no_sync") else self.model.no_sync()
 
 
 def _push(value, outputs: Mapping[str, Tensor], cached: Mapping[str, Tensor], scale: float) -> None:
@@ -159,25 +180,23 @@ def _push(value, outputs: Mapping[str, Tensor], cached: Mapping[str, Tensor], sc
     torch.autograd.backward(roots, gradients)
 
 
-def _coupled_gradients(model, objective, batches, first, clip, precision, seed, step):
-    """For each micro-batch the gradients of the coupled losses to its outputs; their values; what they monitor.
+def _coupled_gradients(objective: Objective, forward: _Forward):
+    """For each micro-batch the gradients of the coupled losses to its outputs; their values; what they monitor; and
+    what `forward` gave for the last one with its graph, which need not be made again.
 
     All ranks find the same values.
     """
+    count = len(forward.batches)
     if not objective.coupled:
-        return [{} for _ in batches], {}, {}
+        return [{}] * count, {}, {}, []
     collected: list[dict[str, Tensor]] = []
-    wanted = objective.coupled_names
-    from_model: set[str] = set()
-    with _frozen_statistics(model):
-        for m, batch in enumerate(batches):
-            batch = to_device(batch, precision.device, clip)
-            seed_chunk(seed, step, first + m)
-            with torch.no_grad(), precision.autocast():
-                outputs = call(model, batch)
-            from_model |= outputs.keys()
-            values = {**batch, **outputs}
-            collected.append({n: values[n] for n in wanted if isinstance(values.get(n), Tensor)})
+    with _frozen_statistics(forward.model), torch.no_grad():
+        for m in range(count - 1):
+            collected.append(_needed(objective, *forward(m)))
+    with forward.sync(count == 1):
+        kept = forward(count - 1)
+    collected.append(_needed(objective, *kept))
+    from_model = kept[1].keys()
     joined, mine = {}, {}
     for name in collected[0]:
         joined[name], mine[name] = dist.rows(torch.cat([c[name] for c in collected]))
@@ -187,14 +206,21 @@ def _coupled_gradients(model, objective, batches, first, clip, precision, seed, 
     own = [p for name in objective.coupled for p in objective.losses[name].parameters() if p.requires_grad]
     gradients = torch.autograd.grad(total, [*leaves.values(), *own], allow_unused=True)
     for p, g in zip(own, gradients[len(leaves) :], strict=True):
-        _add_gradient(p, g, precision.scale() * objective.gradient_factor)
+        _add_gradient(p, g, forward.precision.scale() * objective.gradient_factor)
     sizes = [len(next(iter(c.values()))) for c in collected]
-    cached = [{} for _ in batches]
+    cached = [{} for _ in collected]
     for name, gradient in zip(leaves, gradients, strict=False):
         if gradient is not None:
             for m, rows in enumerate(gradient[mine[name]].split(sizes)):
                 cached[m][name] = rows
-    return cached, {name: value.detach() for name, value in parts.items()}, objective.monitor(joined, objective.coupled)
+    values = {name: value.detach() for name, value in parts.items()}
+    return cached, values, objective.monitor(joined, objective.coupled), [kept]
+
+
+def _needed(objective: Objective, batch: Batch, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the coupled losses need of a micro-batch, without its graph."""
+    values = {**batch, **outputs}
+    return {n: values[n].detach() for n in objective.coupled_names if isinstance(values.get(n), Tensor)}
 
 
 def _add_gradient(p: Tensor, gradient: Tensor | None, scale: float) -> None:
