@@ -113,8 +113,8 @@ def test_scores_that_are_not_finite_give_no_metric(evaluation, said, tmp_path, s
 
     test.eval.step = spoilt
     assert test.run(model, Precision(torch.device("cpu")), tmp_path / "rows.npz") == {"n": 7, "of": 7}
-    of = "2 of 14" if sample else "14 of 14"
-    assert f"no metric: scores of {of} views are not finite, first of " in said.text
+    of = "1 of 7" if sample else "7 of 7"
+    assert f"no metric: scores of {of} videos are not finite, first of " in said.text
     assert f"test_{sample or 0}.mp4" in said.text
     assert not test.per_sample
     assert not (tmp_path / "rows.npz").exists()
@@ -224,9 +224,9 @@ ALL = [(i, k) for i in range(7) for k in range(2)]
 def test_rows_come_out_in_order(evaluation):
     one, _ = evaluation("good")
     shuffled = np.random.default_rng(0).permutation(ALL)
-    assert one._checked(rows_of(shuffled), set())["scores"].tolist() == [10 * i + k for i, k in ALL]
+    assert one._checked(rows_of(shuffled), range(7), 2)["scores"].tolist() == [10 * i + k for i, k in ALL]
     without = [cell for cell in ALL if cell[0] not in (2, 3)]
-    assert one._checked(rows_of(without), {2, 3})["index"].tolist() == [i for i, _ in without]
+    assert one._checked(rows_of(without), [0, 1, 4, 5, 6], 2)["index"].tolist() == [i for i, _ in without]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_rows_come_out_in_order(evaluation):
 def test_a_view_that_is_missing_or_doubled_is_named(evaluation, cells, bad, words):
     one, _ = evaluation("good")
     with pytest.raises(RuntimeError, match=words):
-        one._checked(rows_of(cells), bad)
+        one._checked(rows_of(cells), sorted({*range(7)} - bad), 2)
 
 
 def test_an_eval_that_loses_a_row_is_found_out(evaluation, monkeypatch):

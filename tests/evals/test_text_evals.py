@@ -123,7 +123,7 @@ def test_parts_of_actions_by_sums_or_by_their_own_logits():
     rows = {"index": np.repeat(np.arange(40), 2), "labels": np.repeat(labels, 2), "scores": viewed(logits, rng)}
     summed = Actions(spec(2))
     summed.begin(None, SimpleNamespace(parts=parts, heads=()))
-    found, _ = summed.finish(rows)
+    found, _ = summed.finish(summed.merge(rows))
     chances = softmax(logits)
     verbs = np.stack([chances[:, parts["verb"] == verb].sum(1) for verb in range(4)], 1)
     assert found["verb_top1"] == pytest.approx(topk_accuracy(verbs, parts["verb"][labels], 1))
@@ -131,7 +131,8 @@ def test_parts_of_actions_by_sums_or_by_their_own_logits():
     own.begin(None, SimpleNamespace(parts=parts, heads=(4, 6)))
     wide = rng.normal(size=(40, 17))
     triple = np.stack([parts["verb"][labels], parts["noun"][labels], labels], 1)
-    found, _ = own.finish({**rows, "labels": np.repeat(triple, 2, 0), "scores": viewed(wide, rng)})
+    triples = {**rows, "labels": np.repeat(triple, 2, 0), "scores": viewed(wide, rng)}
+    found, _ = own.finish(own.merge(triples))
     assert found["verb_top1"] == pytest.approx(topk_accuracy(wide[:, :4], triple[:, 0], 1))
     assert found["noun_top5"] == pytest.approx(topk_accuracy(wide[:, 4:10], triple[:, 1], 5))
     assert found["top5"] == pytest.approx(topk_accuracy(wide[:, 10:], labels, 5))
@@ -140,7 +141,9 @@ def test_parts_of_actions_by_sums_or_by_their_own_logits():
     zero_shot = ZeroShot(spec(2))
     zero_shot.parts = parts
     assert (
-        zero_shot.finish(rows)[0].keys() == declared == ZeroShot.metrics.keys() - {"verb_top5", "map", "charades_map"}
+        zero_shot.finish(zero_shot.merge(rows))[0].keys()
+        == declared
+        == ZeroShot.metrics.keys() - {"verb_top5", "map", "charades_map"}
     )
 
 

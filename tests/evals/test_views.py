@@ -35,7 +35,8 @@ def test_scores_of_a_video_s_views_are_joined_as_published(ensemble):
         "labels": given["labels"].numpy(),
         "scores": given["predictions"].numpy(),
     }
-    found, per_video = views(clips // 3, 3, ensemble).finish(rows)
+    evaluation = views(clips // 3, 3, ensemble)
+    found, per_video = evaluation.finish(evaluation.merge(rows))
     got = {"video_predictions": per_video["scores"], "top1": round(100 * found["top1"], 2)}
     got["top2"] = round(100 * topk_accuracy(per_video["scores"], per_video["labels"], 2), 2)
     check({**case, "expected": case["expected"][ensemble]}, got)
@@ -77,7 +78,8 @@ def test_views_are_merged_as_v_swift_and_videomae_do(merge):
     logits = torch.from_numpy(rows.pop("logits"))
     scores = (logits.softmax(1) if merge == "prob" else logits).numpy()
     spec = Spec(Clip(4, 2, 32, 32), {"toy": logits.shape[1]}, space="toy", views=Protocol(count, 1))
-    found, _ = Views(spec, ensemble="sum", activation="softmax").finish({**rows, "scores": scores})
+    evaluation = Views(spec, ensemble="sum", activation="softmax")
+    found, _ = evaluation.finish(evaluation.merge({**rows, "scores": scores}))
     check(case, {merge: [100 * found["top1"], 100 * found["top5"]]})
 
 
@@ -96,7 +98,7 @@ def test_all_metrics_of_several_labels():
         "labels": np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32),
         "scores": np.array([[0.9, 0.1], [0.1, 0.3], [0.4, 0.6], [0.8, 0.1]]),
     }
-    found, per_video = views(2).finish(rows)
+    found, per_video = views(2).finish(views(2).merge(rows))
     assert per_video["index"].tolist() == [0, 4]
     assert per_video["labels"].tolist() == [[1, 0], [0, 1]]
     np.testing.assert_allclose(per_video["scores"], [[1.0, 0.4], [1.2, 0.7]])

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,7 @@ class Evaluation:
 
         The last bits of a score depend on what else is in the batch: so that is the same for any number of ranks.
         """
-        size = max(1, self.clips // (self.views.clips * self.views.crops))
+        size = max(1, self.clips // self._per_sample)
         starts = range(0, len(self.dataset), size)[dist.rank() :: dist.world_size()]
         return [Job(0, k, list(range(k, min(k + size, len(self.dataset))))) for k in starts]
 
@@ -95,18 +95,23 @@ class Evaluation:
         loader = build.loader(self.cfg, self.dataset, self.title)
         progress = Progress(len(jobs), self.name, self.cfg.USE_TQDM and dist.is_main())
         found: list[dict[str, np.ndarray]] = []
+        merge = getattr(self.eval, "merge", None)
         with contextlib.closing(loader), torch.inference_mode(), precision.autocast():
             if hasattr(self.eval, "begin"):
                 self.eval.begin(model, self.dataset)
             for batch in loader.run(jobs):
+                parts = []
                 for part in _slices(batch, self.clips):
                     rows = self.eval.step(model, to_device(part, precision.device, self.spec.clip))
-                    found.append({k: v.cpu().numpy() for k, v in rows.items()})
+                    parts.append({k: v.cpu().numpy() for k, v in rows.items()})
+                if parts and merge:  # a batch holds all views of its samples
+                    rows = _joined(parts)
+                    parts = [merge(self._checked(rows, np.unique(rows["index"]), self._per_sample))]
+                found += parts
                 progress.step()
                 alive(f"evaluation {self.name}, batch {progress.done} of {len(jobs)}")
         progress.close()
-        joined = {k: np.concatenate([f[k] for f in found]) for k in found[0]} if found else {}
-        return joined, loader.quarantine.rows
+        return _joined(found) if found else {}, loader.quarantine.rows
 
     def _finish(self, rows: list[dict], bad: dict[int, dict], predictions: Path | None) -> dict[str, float]:
         quarantine = Quarantine(self.title, len(self.dataset), self.cfg.DATA.MAX_BAD_FRACTION)
@@ -118,8 +123,8 @@ class Evaluation:
                 f" first: {first['path']} ({first['error']})"
             )
         quarantine.check()
-        rows = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}
-        rows = self._checked(rows, set(quarantine.rows))
+        wanted = [i for i in range(len(self.dataset)) if i not in quarantine.rows]
+        rows = self._checked(_joined(rows), wanted, 1 if hasattr(self.eval, "merge") else self._per_sample)
         counted = {"n": len(np.unique(rows["index"])), "of": len(self.dataset)}
         if self._says_not_finite(rows):
             return counted
@@ -136,23 +141,27 @@ class Evaluation:
                 if not finite.all():
                     first = self.dataset.path(int(rows["index"][finite.argmin()]))
                     log.warning(
-                        "%s: no metric: %s of %d of %d views are not finite, first of %s",
+                        "%s: no metric: %s of %d of %d %s are not finite, first of %s",
                         self.name,
                         name,
                         (~finite).sum(),
                         len(finite),
+                        "videos" if hasattr(self.eval, "merge") else "views",
                         first,
                     )
                     return True
         return False
 
-    def _checked(self, rows: dict[str, np.ndarray], bad: set[int]) -> dict[str, np.ndarray]:
-        """Rows sorted by (index, view), after a check that each view of each sample that is not bad is there once."""
+    @property
+    def _per_sample(self) -> int:
+        """Views of each sample."""
+        return self.views.clips * self.views.crops
+
+    def _checked(self, rows: dict[str, np.ndarray], wanted: Sequence[int], views: int) -> dict[str, np.ndarray]:
+        """Rows sorted by (index, view), after a check that all `views` views of each sample wanted are there once."""
         view = rows.get("view", np.zeros_like(rows["index"]))
         order = np.lexsort((view, rows["index"]))
         rows = {k: v[order] for k, v in rows.items()}
-        views = self.views.clips * self.views.crops
-        wanted = [i for i in range(len(self.dataset)) if i not in bad]
         expected = np.stack([np.repeat(wanted, views), np.tile(np.arange(views), len(wanted))])
         found = np.stack([rows["index"], view[order]])
         if expected.shape != found.shape or (expected != found).any():
@@ -172,6 +181,10 @@ def _not_finite(model: torch.nn.Module) -> list[str]:
     """Names of the parameters that are not finite, and of buffers with NaN (a mask may hold infinities)."""
     parameters = [n for n, p in model.named_parameters() if not p.isfinite().all()]
     return parameters + [n for n, b in model.named_buffers() if b.isnan().any()]
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _slices(batch: dict | None, size: int) -> Iterator[dict]:

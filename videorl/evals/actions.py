@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from videorl.evals.views import check_unmasked, classified, mean_of_views
+from videorl.evals.views import check_unmasked, classified, merged
 from videorl.metrics import HIGHER
 from videorl.metrics.classification import marginalise, topk_accuracy
 from videorl.registry import EVALS, UserError
@@ -47,9 +47,13 @@ class Actions:
         logits = model(video=batch["video"])["logits"].float()
         return {"index": batch["index"], "view": batch["view"], "labels": batch["labels"], "scores": logits}
 
+    def merge(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One row per video of all its views, which come sorted by (index, view)."""
+        return merged(rows, self.views, "mean")
+
     def finish(self, rows: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Metrics, and one row per video: index, number and scores of its action."""
-        logits, labels = mean_of_views(rows["scores"], self.views), rows["labels"][:: self.views]
+        logits, labels = rows["scores"], rows["labels"]
         first = sum(self.heads)
         scores, label = logits[:, first:], labels[:, -1] if self.heads else labels
         found = classified(scores, label)
@@ -59,7 +63,7 @@ class Actions:
                 found |= _topk(name, of_part, labels[:, k])
         else:
             found |= part_metrics(self.parts, softmax(scores), label)
-        return found, {"index": rows["index"][:: self.views], "labels": label, "scores": scores}
+        return found, {"index": rows["index"], "labels": label, "scores": scores}
 
 
 def part_metrics(parts: dict[str, np.ndarray], scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -65,15 +65,15 @@ class Views:
         scores = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(1)
         return {"index": batch["index"], "view": batch["view"], "labels": batch["labels"], "scores": scores}
 
+    def merge(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One row per video of all its views, which come sorted by (index, view)."""
+        return merged(rows, self.views, self.ensemble)
+
     def finish(self, rows: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Metrics, and one row per video (index, labels, scores) for reports. Rows come sorted by (index, view)."""
-        views = self.views
-        scores = rows["scores"].reshape(-1, views, rows["scores"].shape[-1])
-        scores = scores.max(1) if self.ensemble == "max" else scores.sum(1)
-        labels, index = rows["labels"][::views], rows["index"][::views]
+        """Metrics, and one row per video (index, labels, scores) for reports. Rows come merged, sorted by index."""
         if self.foreign:
-            return {}, {"index": index, "labels": np.full(len(index), -1), "scores": scores}
-        return classified(scores, labels), {"index": index, "labels": labels, "scores": scores}
+            return {}, {**rows, "labels": np.full(len(rows["index"]), -1)}
+        return classified(rows["scores"], rows["labels"]), rows
 
 
 def check_unmasked(spec, name: str) -> None:
@@ -83,6 +83,12 @@ def check_unmasked(spec, name: str) -> None:
             f"EVALS: {name} reads whole clips, found MASK.RATIO {spec.masking.ratio}; name reconstruction as the"
             " evaluation, or turn it off (TRAIN.EVAL_PERIOD 0, TEST.ENABLE False)"
         )
+
+
+def merged(rows: dict[str, np.ndarray], views: int, how: str) -> dict[str, np.ndarray]:
+    """`index`, `labels` and the `sum`, `mean` or `max` of the `scores` of each sample, of rows by (sample, view)."""
+    scores = rows["scores"].reshape(-1, views, rows["scores"].shape[-1])
+    return {**{k: rows[k][::views] for k in ("index", "labels")}, "scores": getattr(scores, how)(1)}
 
 
 def mean_of_views(values: np.ndarray, views: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from videorl.evals.actions import Actions, part_metrics, softmax
-from videorl.evals.views import check_unmasked, classified
+from videorl.evals.views import check_unmasked, classified, merged
 from videorl.metrics import HIGHER
 from videorl.metrics.classification import charades_average_precision
 from videorl.registry import EVALS, Positive, UserError
@@ -43,13 +43,13 @@ class ZeroShot:
         check_unmasked(spec, "zero_shot")
         if not templates or any(template.count("{}") != 1 for template in templates):
             raise UserError(f"TEMPLATES {list(templates)}: expected texts with one {{}} each, such as '#C C {{}}'")
-        self.templates, self.merge, self.temperature = templates, merge, temperature
+        self.templates, self.how, self.temperature = templates, merge, temperature
         self.views = spec.views.clips * spec.views.crops
         self.classes, self.parts = "", {}
 
     @property
     def protocol(self) -> str:
-        views = f"{self.views} view{'s' if self.views > 1 else ''}, {self.merge}"
+        views = f"{self.views} view{'s' if self.views > 1 else ''}, {self.how}"
         return f"zero-shot, cosine with texts of classes{self.classes}, templates {', '.join(self.templates)}, {views}"
 
     def begin(self, model, dataset) -> None:
@@ -75,13 +75,15 @@ class ZeroShot:
         scores = videos @ self.classifier.T
         return {"index": batch["index"], "view": batch["view"], "labels": batch["labels"], "scores": scores}
 
+    def merge(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One row per video of all its views, which come sorted by (index, view)."""
+        return merged(rows, self.views, self.how)
+
     def finish(self, rows: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Metrics, and one row per video (index, labels, scores)."""
-        scores = rows["scores"].reshape(-1, self.views, rows["scores"].shape[-1])
-        scores = scores.max(1) if self.merge == "max" else scores.mean(1)
-        labels, index = rows["labels"][:: self.views], rows["index"][:: self.views]
+        """Metrics, and the rows."""
+        scores, labels = rows["scores"], rows["labels"]
         found = classified(scores, labels)
         if labels.ndim == 2:
             found["charades_map"] = float(np.nanmean(charades_average_precision(scores, labels)))
         found |= part_metrics(self.parts, softmax(scores / self.temperature), labels)
-        return found, {"index": index, "labels": labels, "scores": scores}
+        return found, rows
