@@ -77,6 +77,7 @@ setup(
         "videorl.configs": ["*/*.yaml"],
         "videorl": ["defaults.yaml"],
         "videorl.convert": ["*.json"],
+        "videorl.predict": ["*.j2"],
         "videorl.report": ["*.j2", "sections/*.j2", "*.css", "*.js"],
         "videorl.search": ["*.j2"],
     },

@@ -37,6 +37,11 @@ MAY_IMPORT = {
         *("registry", "spec", "log", "video", "clip", "data.listed", "data.shards", "loading", "prepare"),
         *("config", "checkpoint", "engine.build", "engine.step", "engine.weights"),
     },
+    "predict": {
+        *("registry", "spec", "config", "dist", "checkpoint", "convert", "report", "video", "data.listed", "loading"),
+        *("engine.build", "engine.determinism", "engine.evaluate", "engine.weights", "features"),
+        *("prepare.chunks",),
+    },
     "search": {
         *("registry", "spec", "log", "report", "video", "data.text", "loading", "features", "engine.step"),
     },

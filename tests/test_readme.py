@@ -1,6 +1,7 @@
 """The READMEs' commands: each one parses and its config loads; the small ones are run, on a toy set of a few clips."""
 
 import argparse
+import functools
 import importlib.util
 import json
 import re
@@ -11,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from videorl import config
+from videorl.cli import main as cli
 from videorl.toy import scenes
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / name for name in ("README.md", "projects/README.md", "datasets/README.md")]
 TEXT = "\n".join(file.read_text() for file in [*READMES, *sorted(ROOT.glob("configs/*/README.md"))])
-LINES = re.findall(r"^ *python (tools/.*)$", re.sub(r" \\\n\s+", " ", TEXT), re.MULTILINE)
+LINES = re.findall(r"^(?: *python (?=tools/)| +(?=videorl [a-z]))(.*)$", re.sub(r" \\\n\s+", " ", TEXT), re.MULTILINE)
 COMMANDS = [shlex.split(line, comments=True) for line in LINES]
 SMALL = ["TRAIN.BATCH_SIZE", "4", "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "DATA_LOADER.NUM_WORKERS", "0"]
 SMALL += ["NUM_GPUS", "0", "TEST.NUM_ENSEMBLE_VIEWS", "1", "TEST.NUM_SPATIAL_CROPS", "1"]
@@ -64,9 +66,14 @@ def parsed(words: list[str], monkeypatch) -> dict:
 
     for name in ("parse_args", "parse_intermixed_args"):
         monkeypatch.setattr(argparse.ArgumentParser, name, stop(getattr(argparse.ArgumentParser, name)))
+    monkeypatch.setattr(cli, "parse", lambda given: argparse.Namespace(command=given[0]))
     monkeypatch.setattr(sys, "argv", words)
+    if words[0] == "videorl":
+        main = functools.partial(cli.main, words[1:])
+    else:
+        main = tool(words[0].removeprefix("tools/").removesuffix(".py")).main
     with pytest.raises(Parsed) as stopped:
-        tool(words[0].removeprefix("tools/").removesuffix(".py")).main()
+        main()
     return vars(stopped.value.args[0])
 
 

@@ -156,7 +156,7 @@ def fails(capsys, arguments: list[str]) -> str:
         (["--count", "0"], "--count 0: expected 1 or more"),
         (["MASK.RATIO", "0.5"], "MASK.RATIO: no such video; settings go behind --opts"),
         (["--opts", "MASK.RATIO", "0.0"], "MASK.RATIO"),
-        (["--opts", "TRAIN.DATASET", "hmdb51", "HMDB51.ANNOTATIONS", "x"], "expected a data set of lists"),
+        (["--opts", "TRAIN.DATASET", "hmdb51", "HMDB51.ANNOTATIONS", "x"], "hmdb51 reads no list of files"),
     ],
 )
 def test_errors_are_one_line(place, capsys, more, expected):

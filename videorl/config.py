@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 from yacs.config import CfgNode
@@ -31,7 +32,7 @@ from videorl.registry import (
     UserError,
     did_you_mean,
 )
-from videorl.settings import Setting, convert, parse, read_file, read_overrides, shown, type_name
+from videorl.settings import Setting, convert, parse, parse_text, read_file, read_overrides, shown, type_name
 from videorl.spec import Augment, Clip, Head, Masking, Reading, Spec, Text, Views
 
 log = logging.getLogger("videorl")
@@ -92,15 +93,17 @@ def load(
     files: Iterable[str | Path] = (),
     overrides: Iterable[str] = (),
     known: Callable[[CfgNode], list[Setting]] = lambda tree: [],
+    texts: Mapping[str, str] = MappingProxyType({}),
     **top,
 ) -> CfgNode:
-    """Defaults, then `files` in order, then `overrides` (KEY VALUE KEY VALUE …), then `top` keys (NUM_SHARDS=2).
+    """Defaults, `texts`, then `files` in order, `overrides` (KEY VALUE KEY VALUE …), and `top` keys (NUM_SHARDS=2).
 
-    `known` gives settings that come before those of files, from the tree of global and model keys without them.
+    `texts`: YAML by what errors call it, such as the config that a checkpoint holds. `known` gives settings that come
+    before all of these, from the tree of global and model keys without them.
     Returns a frozen tree in which all sugar is expanded. Raises `UserError` for an unknown key, name or type.
     """
     registry.discover()
-    settings = []
+    settings = [setting for name, text in texts.items() for setting in parse_text(text, name)]
     for file in files:
         settings += read_file(Path(file))
     settings += read_overrides(list(overrides))

@@ -24,7 +24,7 @@ from videorl.engine import build, determinism, weights
 from videorl.features.extract import Wanted, extract
 from videorl.features.loaded import load
 from videorl.features.store import LAYOUTS, Store
-from videorl.features.windows import VIEWS, Windows
+from videorl.features.windows import VIEWS, windows_of
 from videorl.prepare.chunks import read_sources
 from videorl.prepare.record import Shard
 from videorl.registry import UserError
@@ -69,7 +69,7 @@ def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
     for line in said:
         logging.getLogger("videorl").info(line)
     determinism.set_level(cfg.DETERMINISM)
-    shard, spec = Shard(args.shard_id, args.num_shards), config.spec(cfg)
+    shard = Shard(args.shard_id, args.num_shards)
     sources = read_sources([args.input], args.root, args.separator, args.out)
     wanted = Wanted(tuple(args.features.split(",")), args.dtype, args.l2, cfg.TEST.BATCH_SIZE)
     store = Store(args.out, args.layout, args.split if args.layout == "mmpt" else "")
@@ -77,9 +77,7 @@ def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
     if per_shard < 1:
         raise UserError(f"--shard_size {per_shard}: expected 1 or more")
     encoder = load(cfg, args.checkpoint)
-    seconds = args.window or encoder.seconds
-    short_side = max(spec.augment.scales[0], spec.clip.test_size)
-    windows = Windows(spec.clip.frames, seconds, args.stride or seconds, args.view, spec.clip.test_size, short_side)
+    windows = windows_of(config.spec(cfg), args.window, args.stride, args.view)
     make_loader = functools.partial(build.loader, cfg, title="extract")
     try:
         done = extract(

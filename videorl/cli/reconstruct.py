@@ -14,9 +14,8 @@ import functools
 import inspect
 import logging
 import re
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,20 +24,17 @@ from PIL import Image
 
 from videorl import checkpoint, config, dist, log
 from videorl.cli import command
-from videorl.data.dataset import ClipDataset
 from videorl.engine import build, weights
 from videorl.engine.step import call, to_device
 from videorl.evals.reconstruction import described, errors, pictures
 from videorl.loading.worker import collate
 from videorl.metrics.pixels import Targets, patches, unseen
-from videorl.registry import DATASETS, UserError, printable
+from videorl.registry import UserError, printable
 from videorl.report import reconstructions
 from videorl.spec import Views
 from videorl.video.errors import VideoError
 
 READS = ("pixels", "visible", "masked")
-# Keys of data sets for a list `path label` of our own; of its single clips the offset makes the middle ones.
-OUR_LIST = {"ROOT": "", "SEPARATOR": " ", "CLASS_NAMES": "", "MULTI_LABEL": False, "VAL_SKIP": 1, "OFFSET": True}
 SHEET_FRAMES = 8  # of a clip, in its PNG
 LEGEND = """squared error: of the pixels that are hidden and predicted: {what}
 of mean colours: that of predicting the mean colour of each patch
@@ -113,19 +109,12 @@ def loaded(cfg, file: Path) -> torch.nn.Module:
     return model
 
 
-def of_files(cfg, videos: list[str]) -> ClipDataset:
+def of_files(cfg, videos: list[str]):
     """The clip in the middle of each file, its frames chosen as those of the data set that the config trains on."""
-    name = cfg.TRAIN.DATASET
-    entry, values = config.component(cfg, DATASETS, name)
-    if not {"ANNOTATIONS", "ROOT"} <= values.keys():
-        raise UserError(f"TRAIN.DATASET {name}: expected a data set of lists, such as video_list; or name no videos")
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "val.csv").write_text("".join(f"{k} 0\n" for k in range(len(videos))))
-        ours = {**OUR_LIST, "ANNOTATIONS": folder}
-        values |= {key: ours[key] for key in ours.keys() & values.keys()}
-        data = entry(config.spec(cfg, Views(1, 1), name), "val", values=values)
-    data.records = replace(data.records, root="", paths=np.array([str(path).encode() for path in videos]))
-    return data
+    try:  # the offset makes the middle ones of single clips
+        return build.dataset_of_files(cfg, cfg.TRAIN.DATASET, videos, Views(1, 1), OFFSET=True)
+    except UserError as error:
+        raise UserError(f"TRAIN.DATASET: {error}; or name no videos") from None
 
 
 def of_validation(cfg):

@@ -2,8 +2,12 @@
 
 import hashlib
 import logging
+import os
+import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -109,6 +113,27 @@ def dataset(cfg, name: str, split: str, views: Views | None = None, machine: int
             if key.bound:
                 said = said.replace(key.bound, f"DATASETS.{name}.{key.name}")
         raise UserError(f"DATASETS.{name}: {said}") from None
+
+
+# Keys of data sets for a list `path label` of our own.
+OUR_LIST = {"ROOT": "", "SEPARATOR": " ", "CLASS_NAMES": "", "MULTI_LABEL": False, "VAL_SKIP": 1}
+
+
+def dataset_of_files(cfg, name: str, files: Sequence[str], views: Views, **keys):
+    """The clips that the data set `name` would show of files that no list names, all of label 0.
+
+    `keys`: some of its own with other values. Raises `UserError` where it is none of lists.
+    """
+    entry, values = config.component(cfg, DATASETS, name)
+    if not {"ANNOTATIONS", "ROOT"} <= values.keys():
+        raise UserError(f"{name} reads no list of files: expected a data set such as kinetics or video_list")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "test.csv").write_text("".join(f"{k} 0\n" for k in range(len(files))))
+        ours = {**OUR_LIST, "ANNOTATIONS": folder, **keys}
+        values |= {key: ours[key] for key in ours.keys() & values.keys()}
+        data = entry(config.spec(cfg, views, name), "test", values=values)
+    data.records = replace(data.records, root="", paths=np.array([os.fsencode(file) for file in files]))
+    return data
 
 
 def _spec(cfg, machine: int, views: Views | None = None, space: str = "") -> Spec:

@@ -23,9 +23,12 @@ log = logging.getLogger("videorl")
 
 
 class Evaluation:
-    """The entry `entry` of EVALS on its data set, or on one of all (`data`), which is read once."""
+    """The entry `entry` of EVALS on its data set, or on one of all (`data`), which is read once.
 
-    def __init__(self, cfg, entry: str, data: str = ""):
+    Of `files` that no list names, all of label 0, it is the scores that are wanted (`per_sample`), not the metrics.
+    """
+
+    def __init__(self, cfg, entry: str, data: str = "", files: Sequence[str] = ()):
         node = cfg.EVALS[entry]
         data = data or node.DATASET
         if node.SPLIT == "train" and cfg.DATA.LOCAL_SHARDS:
@@ -36,7 +39,9 @@ class Evaluation:
         self.cfg, self.node, self.entry, self.data = cfg, node, entry, data
         self.name = entry if data == node.DATASET else f"{entry}_{data}"
         asked = _views(cfg, node, data)
-        self.dataset = build.dataset(cfg, data, node.SPLIT, asked)
+        self.dataset = (
+            build.dataset_of_files(cfg, data, files, asked) if files else build.dataset(cfg, data, node.SPLIT, asked)
+        )
         self.views = getattr(self.dataset, "views", asked)
         self.spec = config.spec(cfg, self.views, data)
         if self.views != asked:

@@ -61,13 +61,17 @@ class Views:
 
     def step(self, model, batch) -> dict[str, torch.Tensor]:
         """Rows of one batch: sample index, view, label and scores [B, C]."""
-        logits = model(batch["video"])["logits"].float()[:, self.columns]
-        scores = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(1)
+        scores = self.scores(model(batch["video"])["logits"])
         return {"index": batch["index"], "view": batch["view"], "labels": batch["labels"], "scores": scores}
 
     def merge(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One row per video of all its views, which come sorted by (index, view)."""
         return merged(rows, self.views, self.ensemble)
+
+    def scores(self, logits: torch.Tensor) -> torch.Tensor:
+        """Those of the classes of this evaluation's head, [B, C], from the logits [B, classes of all heads]."""
+        logits = logits.float()[:, self.columns]
+        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(1)
 
     def finish(self, rows: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Metrics, and one row per video (index, labels, scores) for reports. Rows come merged, sorted by index."""

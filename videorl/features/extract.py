@@ -129,7 +129,7 @@ class _Work:
             groups.append(range(len(blocks), len(blocks) + len(batch)))
             blocks += batch
         with contextlib.closing(self.make_loader(Blocks(blocks, self.windows, self.max_pixels))) as loader:
-            rows = read_each(loader, groups, self._rows, title, "window", lambda i: blocks[i].stop - blocks[i].first)
+            rows = read_each(loader, groups, self._rows, title, "window", lambda i: len(blocks[i]))
             with contextlib.closing(rows):
                 for unit, plan in zip(units, plans):
                     draft.finish(self._unit(draft, unit, counts, zip(itertools.chain(*plan), rows)))
@@ -148,10 +148,10 @@ class _Work:
                 continue
             part, path = self.sources.parts[name], self.sources.file(name)
             for block in blocks_of(part, path, counts[name][0], size):
-                room -= block.stop - block.first
+                room -= len(block)
                 if room < 0:
                     batches.append([])
-                    room = size - (block.stop - block.first)
+                    room = size - len(block)
                 batches[-1].append(block)
         return batches
 

@@ -11,6 +11,7 @@ from videorl.clip.sampling import dense_at
 from videorl.clip.transforms import test_view
 from videorl.data.listed import Part
 from videorl.registry import UserError
+from videorl.spec import Spec
 from videorl.video.backends import Picture, Shown
 from videorl.video.errors import VideoError
 from videorl.video.reader import Video, open_video
@@ -77,6 +78,13 @@ class Windows:
         return Cutter(path, Crop(self.size) if self.view == "square" else _ShortSide(self.size))
 
 
+def windows_of(spec: Spec, seconds: float | None, stride: float | None, view: str = "labelled") -> Windows:
+    """Windows of a run's clips; where nothing is said of `seconds`, as long as these, and of `stride`, end to end."""
+    clip, short_side = spec.clip, max(spec.augment.scales[0], spec.clip.test_size)
+    length = clip.frames * clip.rate / clip.fps if seconds is None else seconds
+    return Windows(clip.frames, length, length if stride is None else stride, view, clip.test_size, short_side)
+
+
 @dataclass(frozen=True)
 class _ShortSide(Crop):
     """The short side scaled to `size`, then the central square of it, at whole pixels."""
@@ -108,6 +116,10 @@ class Block:
     path: str
     first: int
     stop: int
+
+    def __len__(self) -> int:
+        """Windows."""
+        return self.stop - self.first
 
 
 def measured(path: str, part: Part, windows: Windows, max_pixels: int) -> tuple[int, float]:

@@ -98,12 +98,18 @@ def _tile(predictions: Predictions, row: int, place: int) -> Tile:
         "score": _score(predictions, row),
         "right": bool(predictions.right[row]),
     }
+    moving, still, reason = preview(path)
+    return Tile(**tile, moving=moving, still=still, reason=reason)
+
+
+def preview(path: str) -> tuple[str, str, str]:
+    """Data URIs of the middle seconds of a video, playing and still, and nothing; or nothing, and the reason why."""
     try:
         pictures = _pictures(path)
-    # A damaged file can make a decoder raise anything; the report must come out all the same, and shows the reason.
+    # A damaged file can make a decoder raise anything; the page must come out all the same, and shows the reason.
     except Exception as error:
-        return Tile(**tile, reason=one_line(error).replace(path, Path(path).name))
-    return Tile(**tile, moving=webp(pictures), still=webp(pictures[len(pictures) // 2 :][:1]))
+        return "", "", one_line(error).replace(path, Path(path).name)
+    return webp(pictures), webp(pictures[len(pictures) // 2 :][:1]), ""
 
 
 def _pictures(path: str) -> list[Image.Image]:
