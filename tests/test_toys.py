@@ -1,11 +1,16 @@
 """What the long toy runs (`make toys`) leave behind: each system learns what it is for."""
 
 import json
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-RUNS = Path(__file__).parents[1] / "runs"
+from videorl.metrics.multi_instance import summary
+
+ROOT = Path(__file__).parents[1]
+RUNS = ROOT / "runs"
 
 
 def results(name: str) -> dict[str, dict[str, float]]:
@@ -47,3 +52,20 @@ def test_videomae_learns_motions_from_few_labels_and_random_weights_do_not():
     pretrained, scratch = (results(f"toy_videomae_{name}")["test"]["top1"] for name in ("ft", "scratch"))
     assert pretrained >= 0.9
     assert pretrained >= scratch + 0.1
+
+
+@pytest.mark.slow
+def test_lavila_finds_unseen_moments_by_text():
+    """Questions have five choices. Chance of the published mAP, in which part relevancies count, is measured."""
+    found = results("toy_lavila")
+    assert min(found["mcq"][name] for name in ("inter", "intra")) >= 0.85
+    relevancy = pickle.loads((ROOT / "datasets/toy_ego/EPIC_100_retrieval_test.pkl").read_bytes())
+    rng = np.random.default_rng(0)
+    chance = np.mean([summary(rng.random(relevancy.shape), relevancy)["map"] for _ in range(20)])
+    assert found["mir"]["map"] >= 3 * chance
+
+
+@pytest.mark.slow
+def test_narrations_of_a_machine_help_where_people_told_a_fifth():
+    part, both = (results(f"toy_lavila_{name}")["mir"]["map"] for name in ("part", "both"))
+    assert both >= part + 0.05

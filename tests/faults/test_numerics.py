@@ -254,6 +254,7 @@ def test_levels_set_what_they_say(switches, level, benchmark, full):
     assert torch.backends.cudnn.benchmark is benchmark
     assert torch.backends.cudnn.deterministic is full
     assert torch.are_deterministic_algorithms_enabled() is full
+    assert (torch.get_float32_matmul_precision() == "highest") is full
 
 
 def test_an_unknown_level_is_refused(switches):

@@ -1,8 +1,8 @@
 """How far the same command gives the same numbers: key DETERMINISM.
 
-off: the fastest kernels. data: the same data, augmentation and random numbers (always so), kernels free to differ in
-the last bits on a GPU. full: deterministic kernels only, and a check on the first step that two runs of it agree in
-every bit.
+off: the kernels that are fastest when tried on the GPU. data: the same data, augmentation and random numbers (always
+so), kernels free to differ in the last bits; a GPU multiplies float32 as TF32. full: deterministic kernels only, exact
+float32, and a check on the first step that two runs of it agree in every bit.
 """
 
 import logging
@@ -23,6 +23,7 @@ def set_level(level: str) -> None:
         raise UserError(f"DETERMINISM {level!r}: expected off, data or full")
     torch.backends.cudnn.benchmark = level == "off"
     torch.backends.cudnn.deterministic = level == "full"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = level != "full"
     if level == "full":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     if level == "full" or torch.are_deterministic_algorithms_enabled():
