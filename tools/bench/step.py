@@ -18,6 +18,7 @@ gradient is off. The peaks are memory on the device beside the clips, which stay
 """
 
 import argparse
+import ctypes
 import inspect
 import json
 import os
@@ -96,6 +97,8 @@ class Peak:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
         else:
+            # Else memory that one contestant gave back to the heap would be there for the next, and not be counted.
+            ctypes.CDLL(None).malloc_trim(0)
             self.before = self.most = _resident()
             self.done = threading.Event()
             self.thread = threading.Thread(target=self._sample, daemon=True)

@@ -79,9 +79,8 @@ class InfoNCE(nn.Module):
             )
         logits = self.similarities(video_embed, text_embed.flatten(0, 1))
         logits = logits * self._scales(samples, texts, pseudo)
-        own = torch.eye(samples, dtype=torch.bool, device=logits.device).repeat_interleave(texts, 1)  # [B, B * K]
-        ways = {"v2t": (logits, own), "t2v": (logits.T, own.T)}
-        return sum(contrast(*ways[way]) for way in self.ways) / len(self.ways)
+        ways = {"v2t": logits, "t2v": logits.T}
+        return sum(_contrast_own(ways[way], samples) for way in self.ways) / len(self.ways)
 
     def _scales(self, samples: int, texts: int, pseudo: Tensor | None) -> Tensor:
         """[B, B * K], or a scalar where all samples have one temperature."""
@@ -126,6 +125,15 @@ def similarities(videos: Tensor, texts: Tensor) -> Tensor:
 def dot_products(videos: Tensor, texts: Tensor) -> Tensor:
     """[N, M] of videos [N, D] and texts [M, D]."""
     return videos @ texts.T
+
+
+def _contrast_own(logits: Tensor, samples: int) -> Tensor:
+    """`contrast` with the positives of the same sample, of which rows or columns have one or several."""
+    own = torch.arange(samples, device=logits.device)
+    if logits.shape == (samples, samples):
+        return F.cross_entropy(logits, own)
+    rows, columns = (own.repeat_interleave(size // samples) for size in logits.shape)
+    return contrast(logits, rows[:, None] == columns)
 
 
 def contrast(logits: Tensor, positives: Tensor) -> Tensor:

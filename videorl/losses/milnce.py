@@ -29,16 +29,18 @@ class MILNCE(nn.Module):
     def forward(self, video_embed: Tensor, text_embed: Tensor) -> Tensor:
         """video_embed [B, D], text_embed [B, K, D] (K candidate captions of each clip) -> scalar."""
         texts = text_embed.flatten(0, 1)
-        size = max(1, AT_ONCE // len(texts))
-        if size >= len(video_embed):
-            return _terms(video_embed, text_embed, video_embed, texts).mean()
-        blocks = zip(video_embed.split(size), text_embed.split(size), strict=True)
-        terms = [checkpoint(_terms, v, t, video_embed, texts, use_reentrant=False) for v, t in blocks]
-        return torch.cat(terms).mean()
+        blocks = video_embed.split(max(1, AT_ONCE // len(texts)))
+        if len(blocks) == 1:
+            parts = [_sums(video_embed, texts, text_embed.shape[1])]
+        else:
+            parts = [checkpoint(_sums, block, texts, text_embed.shape[1], use_reentrant=False) for block in blocks]
+        rows, columns = torch.cat([part[0] for part in parts]), torch.stack([part[1] for part in parts]).logsumexp(0)
+        positives = torch.einsum("id,ikd->ik", video_embed, text_embed).logsumexp(1)
+        return (torch.logaddexp(rows, columns) - positives).mean()
 
 
-def _terms(video: Tensor, text: Tensor, videos: Tensor, texts: Tensor) -> Tensor:
-    """The terms [b] of clips `video` [b, D] with captions `text` [b, K, D], among all: [B, D] and [B * K, D]."""
-    of_video, of_text = video @ texts.T, (text @ videos.T).flatten(1)  # [b, B * K]
-    positives = torch.einsum("id,ikd->ik", video, text)
-    return torch.logaddexp(of_video.logsumexp(1), of_text.logsumexp(1)) - positives.logsumexp(1)
+def _sums(videos: Tensor, texts: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
+    """Logarithms of the summed exponentials of the similarities of `[b, D]` and `[B * K, D]`: of each video `[b]`, and
+    of all texts of each clip `[B]`."""
+    scores = videos @ texts.T
+    return scores.logsumexp(1), scores.unflatten(1, (-1, candidates)).logsumexp((0, 2))
