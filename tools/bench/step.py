@@ -269,7 +269,8 @@ def micro_batches(cfg, count: int, size: int) -> list[Batch]:
             drawn = [masks.draw(rng, grid, spec.masking) for _ in range(size)]
             batch["visible"], batch["masked"] = (torch.from_numpy(np.stack(part)) for part in zip(*drawn))
         if "text" in names:
-            batch["text"] = torch.randint(50, (size, 4, cfg.TEXT.MAX_WORDS), generator=draw)  # words of any dictionary
+            texts = cfg.HOWTO100M.NUM_CANDIDATES if cfg.TRAIN.DATASET == "howto100m" else 1
+            batch["text"] = torch.randint(50, (size, texts, cfg.TEXT.MAX_WORDS), generator=draw)  # of any dictionary
         if len(sizes) == 1:
             batch["labels"] = torch.randint(sizes[0], (size,), generator=draw)
         else:
