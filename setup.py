@@ -32,10 +32,12 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     "codec": ["torchcodec>=0.10"],  # needs FFmpeg's libraries on the machine: apt-get install ffmpeg
     "text": ["open_clip_torch>=2.24", "transformers>=5", "tokenizers>=0.20", "regex>=2023.10", "sacrebleu>=2.4"],
+    "parquet": ["pyarrow>=15"],  # narrations as tables
     "retrieval": ["faiss-cpu>=1.8"],
     "meteor": ["pycocoevalcap>=1.2"],  # the metric, whose program needs Java: apt-get install default-jre-headless
     "test": [
         "faiss-cpu>=1.8",
+        "pyarrow>=15",
         "POT>=0.9.4",  # an oracle for optimal transport
         "open_clip_torch>=2.24",
         "tokenizers>=0.20",
@@ -79,6 +81,7 @@ setup(
         "videorl.convert": ["*.json"],
         "videorl.predict": ["*.j2"],
         "videorl.report": ["*.j2", "sections/*.j2", "*.css", "*.js"],
+        "videorl.narrate": ["*.j2", "*.js"],
         "videorl.search": ["*.j2"],
     },
     install_requires=INSTALL_REQUIRES,

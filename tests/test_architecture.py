@@ -42,6 +42,10 @@ MAY_IMPORT = {
         *("engine.build", "engine.determinism", "engine.evaluate", "engine.weights", "features"),
         *("prepare.chunks",),
     },
+    "narrate": {
+        *("registry", "spec", "config", "data", "video", "features", "loading.pool", "prepare", "report"),
+        *("engine.build", "engine.step"),
+    },
     "search": {
         *("registry", "spec", "log", "report", "video", "data.text", "loading", "features", "engine.step"),
     },

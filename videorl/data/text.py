@@ -154,7 +154,7 @@ class HubTokenizer:
 
 class CausalTokenizer:
     """A tokenizer of transformers that leaves the ends of texts to others, as those of language models such as GPT-2:
-    start, text, end, then -1, which is no token.
+    start, text, end, then -1, which is no token. `size`: how many tokens there are.
 
     Start and end of GPT-2 are the same token. LaViLa fills up with 0, which is GPT-2's "!".
     """
@@ -163,7 +163,7 @@ class CausalTokenizer:
 
     def __init__(self, tokens, text: Text):
         self.length, self.keep_end, self._tokenizer = text.length, text.keep_end, tokens
-        self.end = tokens.eos_token_id
+        self.end, self.size = tokens.eos_token_id, len(tokens)
         if self.end is None:
             raise UserError(f"TEXT.TOKENIZER {text.tokenizer} has no end token (eos_token); take another one")
         self.start = self.end if tokens.bos_token_id is None else tokens.bos_token_id

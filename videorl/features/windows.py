@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from videorl.clip.sampling import dense_at
+from videorl.clip.sampling import dense_at, span_parts
 from videorl.clip.transforms import test_view
 from videorl.data.listed import Part
 from videorl.registry import UserError
@@ -18,7 +18,7 @@ from videorl.video.reader import Video, open_video
 from videorl.video.spans import Crop, Cutter
 
 SLACK = 1e-8  # seconds: more than float64 errs by, and less than two different times differ by
-VIEWS = ("labelled", "square", "short_side")
+VIEWS = ("labelled", "moments", "square", "short_side")
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,11 @@ class Windows:
 
     The last one is the first that reaches the end of the video; a video shorter than a window has one.
     `view`, how they are read: labelled: as evaluations of labelled data sets read clips, the frames and the central
-    crop of `size` from a short side of `short_side` pixels, where frames past the end repeat the last. square and
-    short_side: as ffmpeg's filter `fps` chooses frames, black past the end, and scales (bicubic) and crops: the central
-    square, scaled (MIL-NCE); the short side scaled to `size`, then the central square of it (MMPT's features).
+    crop of `size` from a short side of `short_side` pixels, where frames past the end repeat the last. moments: as
+    those of narrated moments read them (`data.moments`): the middle frames of equal parts of what there is, resized as
+    Pillow does. square and short_side: as ffmpeg's filter `fps` chooses frames, black past the end, and scales
+    (bicubic) and crops: the central square, scaled (MIL-NCE); the short side scaled to `size`, then the central square
+    of it (MMPT's features).
     """
 
     frames: int
@@ -60,11 +62,14 @@ class Windows:
 
     def shown(self, times: np.ndarray, length: float, number: int) -> np.ndarray:
         """[frames] frame numbers of a window of a video whose frames are shown at `times`; -1 is past the end."""
-        start = number * self.stride
+        start, fps = number * self.stride, len(times) / length
         if self.view == "labelled":
-            fps = len(times) / length
             length = self.seconds * fps
             return dense_at(start * fps, len(times), length=length, frames=self.frames, times=times)
+        if self.view == "moments":
+            first = round(start * fps)
+            last = first + max(int(min(self.seconds, length - start) * fps), self.frames)
+            return span_parts(min(first, len(times) - 1), min(last, len(times)), frames=self.frames)
         steps = np.arange(self.frames)
         # ffmpeg's rule: step k shows the last frame whose time, in steps, rounds to k or less, halves up.
         until = start + (steps + 0.5) / self.fps
@@ -73,8 +78,8 @@ class Windows:
 
     def cut(self, path: str) -> Picture:
         """What makes the pictures [size, size, 3] of frames as they are decoded."""
-        if self.view == "labelled":
-            return _Labelled(self)
+        if self.view in ("labelled", "moments"):
+            return _Central(self)
         return Cutter(path, Crop(self.size) if self.view == "square" else _ShortSide(self.size))
 
 
@@ -96,15 +101,17 @@ class _ShortSide(Crop):
         return [("scale", f"{width}:{height}:flags=bicubic"), ("crop", crop)]
 
 
-class _Labelled:
+class _Central:
     """The central crop as `ClipDataset` makes it, of each frame by itself."""
 
     def __init__(self, windows: Windows):
         self.whole, self.short_side, self.size = Shown(), windows.short_side, windows.size
+        self.antialias = windows.view == "moments"
 
     def __call__(self, frame) -> np.ndarray:
         picture = torch.from_numpy(np.ascontiguousarray(self.whole(frame)))
-        view = test_view(picture[None], short_side=self.short_side, size=self.size, position=1)
+        sizes = {"short_side": self.short_side, "size": self.size}
+        view = test_view(picture[None], **sizes, position=1, antialias=self.antialias)
         return view[0].permute(1, 2, 0).numpy()
 
 

@@ -4,6 +4,7 @@ Each shard appends to files of its own, `manifest.K-of-N.jsonl` and `bad.K-of-N.
 of a source come in one write, after its files have their names: a source is finished when all its lines are there.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -32,7 +33,9 @@ def claim(out: Path, settings: dict, name: str = MARK, what: str = "chunks") -> 
     """
     mark = out / name
     if not mark.exists():
-        if out.exists() and (not out.is_dir() or any(not p.name.startswith(name) for p in out.iterdir())):
+        # Other processes of the same work may come first: what stands there counts where the mark is still not.
+        others = out.exists() and (not out.is_dir() or any(not p.name.startswith(name) for p in out.iterdir()))
+        if others and not mark.exists():
             raise UserError(f"{out} is not empty and not from this tool (no {name}); choose a new or empty folder")
         out.mkdir(parents=True, exist_ok=True)
         replace(mark, json.dumps(settings, indent=1) + "\n")
@@ -47,9 +50,20 @@ def claim(out: Path, settings: dict, name: str = MARK, what: str = "chunks") -> 
 
 def replace(file: Path, text: str) -> None:
     """Writes a file that appears whole or not at all."""
+    with replacing(file) as out:
+        out.write(text.encode())
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """A file to write, which appears whole, when the `with` statement ends, or not at all."""
     temporary = file.with_name(f"{file.name}.{secrets.token_hex(4)}.tmp")  # several machines may write it
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    try:
+        with open(temporary, "xb") as out:
+            yield out
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -70,14 +84,15 @@ class Shard:
         return f"{self.number}-of-{self.count}"
 
 
-def locked(file: Path, what: str) -> BinaryIO:
-    """Holds `file` until it is closed, or its process ends. Raises `UserError` if another process works on `what`."""
+def locked(file: Path, what: str, *, patient: bool = False) -> BinaryIO:
+    """Holds `file` until it is closed, or its process ends. Raises `UserError` if another process works on `what`, or
+    waits for it if `patient`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     # lockf, not flock: workers that outlive a killed run for a moment do not inherit it. It ends when any handle of the
     # file is closed, so the file is no other.
     lock = open(file, "wb")  # noqa: SIM115
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(lock, fcntl.LOCK_EX | (0 if patient else fcntl.LOCK_NB))
     except (BlockingIOError, PermissionError):
         lock.close()
         raise UserError(f"another process works on {what}; wait for it or end it") from None

@@ -1,0 +1,109 @@
+"""Videos narrated from end to end: lines of JSON, subtitles, and a page to look for moments, of each video."""
+
+import base64
+import hashlib
+import itertools
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+from videorl import report
+from videorl.narrate.corpus import QUARANTINE, line
+from videorl.prepare.chunks import Sources, stem_of
+from videorl.prepare.record import replace, replacing
+
+PICTURES = 1500  # on a page at most
+
+
+def write(out: Path, rows: Iterable[dict], sources: Sources, unreadable: Mapping[str, str], notes: str) -> dict:
+    """Writes NAME.jsonl, NAME.srt, NAME.vtt and NAME.html for each video, and `quarantine.jsonl`.
+
+    `unreadable`: videos without rows, and why; `notes`: a line for the pages. Says how many `clips` of how many
+    `videos`, and how many `bad`.
+    """
+    bad = [{"video": name, "bad": reason} for name, reason in unreadable.items()]
+    videos = clips = 0
+    for name, found in itertools.groupby(rows, key=lambda row: row["video"]):
+        own = list(found)
+        good = [row for row in own if "bad" not in row]
+        bad += [row for row in own if "bad" in row]
+        _write_video(out / stem_of(sources.parts[name]), good, sources.file(name), name, notes)
+        videos, clips = videos + 1, clips + len(good)
+    with replacing(out / QUARANTINE) as file:
+        file.write(b"".join(map(line, bad)))
+    return {"videos": videos, "clips": clips, "bad": len(bad)}
+
+
+def _write_video(stem: Path, rows: Sequence[dict], path: str, name: str, notes: str) -> None:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    cues = [(start, end, likeliest(row)) for (start, end), row in zip(shown(rows), rows)]
+    with replacing(Path(f"{stem}.jsonl")) as file:
+        file.write(b"".join(line({key: row[key] for key in row if key != "picture"}) for row in rows))
+    replace(Path(f"{stem}.srt"), srt(cues))
+    replace(Path(f"{stem}.vtt"), vtt(cues))
+    link = quote(os.fsencode(os.path.relpath(path, stem.parent)))
+    with replacing(Path(f"{stem}.html")) as file:
+        file.write(_page(rows, name, link, notes).encode("utf-8", "backslashreplace"))
+
+
+def likeliest(row: dict) -> str:
+    """The text of the largest log-likelihood, on one line."""
+    best = max(range(len(row["texts"])), key=lambda k: row["log_likelihoods"][k])
+    return " ".join(row["texts"][best].split())
+
+
+def shown(rows: Sequence[dict]) -> list[tuple[float, float]]:
+    """When the text of each clip is on the screen: as long as the clip, but where clips overlap to the middle of that.
+
+    So no two texts are on at once.
+    """
+    starts, ends = [row["start"] for row in rows], [row["end"] for row in rows]
+    for k in range(1, len(rows)):
+        if ends[k - 1] > starts[k]:
+            starts[k] = ends[k - 1] = (ends[k - 1] + starts[k]) / 2
+    return list(zip(starts, ends))
+
+
+def srt(cues: Sequence[tuple[float, float, str]]) -> str:
+    """SubRip: numbered, with a comma before the milliseconds."""
+    blocks = [
+        f"{k}\n{stamp(start, ',')} --> {stamp(end, ',')}\n{text}\n" for k, (start, end, text) in enumerate(cues, 1)
+    ]
+    return "\n".join(blocks)
+
+
+def vtt(cues: Sequence[tuple[float, float, str]]) -> str:
+    """WebVTT, https://www.w3.org/TR/webvtt1: `&` and `<` are escaped, and so is what looks like an arrow."""
+    escaped = lambda text: text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")  # noqa: E731
+    return "WEBVTT\n" + "".join(f"\n{stamp(start)} --> {stamp(end)}\n{escaped(text)}\n" for start, end, text in cues)
+
+
+def stamp(seconds: float, mark: str = ".") -> str:
+    """`01:02:03.400`"""
+    minutes, milliseconds = divmod(round(1000 * seconds), 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}{mark}{milliseconds % 1000:03d}"
+
+
+def _page(rows: Sequence[dict], name: str, link: str, notes: str) -> str:
+    """All windows of a video, of a long one each so-and-so-many-th with a picture."""
+    here, environment = Path(__file__).parent, jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    script = (here / "page.js").read_text(encoding="utf-8")
+    return environment.from_string((here / "page.html.j2").read_text(encoding="utf-8")).render(
+        name=name,
+        link=link,
+        notes=notes,
+        rows=rows,
+        every=math.ceil(len(rows) / PICTURES),
+        likeliest=likeliest,
+        stamp=lambda seconds: stamp(seconds)[:8],
+        length=max([row["end"] for row in rows], default=0),
+        style=Markup((report.HERE / "style.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
