@@ -32,6 +32,8 @@ from videorl.registry import UserError
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
     with dist.exit_codes():
+        if bool(args.metadata) == bool(args.input):
+            raise UserError("expected a video, a folder, or --metadata LIST, and pairs KEY VALUE")
         # How many files may be bad is for whoever reads the list of them to judge.
         words = [*args.overrides, "DATA.MAX_BAD_FRACTION", "1.0"]
         cfg, said = weights.load_config([args.cfg], words, args.checkpoint)
@@ -47,7 +49,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("overrides", nargs="*", metavar="[IN] KEY VALUE", help="a video or a folder; settings that come after --cfg's")
+    what = "a video or a folder; settings that come after those of the config"
+    add("overrides", nargs="*", action=InputFirst, metavar="[IN] KEY VALUE", help=what)
     add("--cfg", required=True, metavar="FILE", help="YAML config of the narrator")
     add("--checkpoint", required=True, metavar="FILE", type=Path, help="its weights, ours or published")
     add("--out", required=True, metavar="DIR", type=Path, help="folder to write; new, empty or of an earlier run")
@@ -59,12 +62,17 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--returns", type=int, metavar="N", help="texts of a clip (default: a list 10, videos 1)")
     add("--num_shards", type=int, default=1, metavar="N", help="processes that share the work (%(default)s)")
     add("--shard_id", type=int, default=0, metavar="K", help="number of this one, from 0 (%(default)s)")
-    args = parser.parse_intermixed_args(words)
-    # KEY VALUE come in pairs, so what is left over is the video
-    args.input = Path(args.overrides.pop(0)) if len(args.overrides) % 2 and not args.metadata else None
-    if bool(args.metadata) == bool(args.input):
-        parser.error("expected a video or a folder, or --metadata LIST, before pairs KEY VALUE")
-    return args
+    parser.set_defaults(input=None)
+    return parser.parse_intermixed_args(words)
+
+
+class InputFirst(argparse.Action):
+    """KEY VALUE come in pairs: where one word is left over, the first is the input."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if len(values) % 2:
+            namespace.input, *values = Path(values[0]), *values[1:]
+        namespace.overrides = values
 
 
 def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:

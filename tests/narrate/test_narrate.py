@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import shutil
 import signal
 from pathlib import Path
 
@@ -12,13 +11,11 @@ import pytest
 import torch
 
 from tests.narrate.world import VIDEOS, YAML, code, content, narrator, tool, toy
-from tests.video.clips_on_disk import write_video
 from videorl import checkpoint, config
-from videorl.data import narrations
 from videorl.data.text import tokenizer
 from videorl.engine import build
 from videorl.engine.step import to_device
-from videorl.narrate import captioner, corpus, dense, parts
+from videorl.narrate import captioner, parts
 from videorl.spec import Sampling, Views
 from videorl.toy.egocentric import SHOTS
 

@@ -38,7 +38,7 @@ def tokenizer(text: Text):
     vocabulary = path / "vocab.txt" if path.is_dir() and not (path / "tokenizer.json").exists() else path
     if vocabulary.suffix == ".txt" and vocabulary.is_file():
         return WordPieceTokenizer(vocabulary, text.length)
-    found = _from_transformers(text.tokenizer)
+    found = from_transformers(text.tokenizer)
     if found("a")["input_ids"][-1] in (found.sep_token_id, found.eos_token_id):
         return HubTokenizer(found, text.length)
     return CausalTokenizer(found, text)
@@ -185,11 +185,12 @@ class CausalTokenizer:
         return self._tokenizer.decode(own[:until], clean_up_tokenization_spaces=False).strip()
 
 
-def _from_transformers(name: str):
+def from_transformers(name: str, key: str = "TEXT.TOKENIZER"):
+    """The tokenizer of a folder, or of the hub. Raises `UserError`."""
     local = not name.startswith(HUB)
     if local and not Path(name).exists():
         hint = did_you_mean(name, ("words", "clip"))
-        raise UserError(f"unknown TEXT.TOKENIZER {name!r}{hint} (expected {EXPECTED})")
+        raise UserError(f"unknown {key} {name!r}{hint} (expected {EXPECTED})")
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
@@ -198,7 +199,7 @@ def _from_transformers(name: str):
         return AutoTokenizer.from_pretrained(name.removeprefix(HUB), local_files_only=local)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:80]
-        raise UserError(f"TEXT.TOKENIZER {name}: no tokenizer is read from there ({reason})") from None
+        raise UserError(f"{key} {name}: no tokenizer is read from there ({reason})") from None
 
 
 def _not_installed(name: str, library: str, error: ImportError) -> UserError:

@@ -55,8 +55,13 @@ class Encoder:
 
     def fingerprint(self, *facts) -> str:
         """SHA-256 of the weights, of how clips are made, and of `facts` (JSON)."""
-        digest = hashlib.sha256(json.dumps([self.name, repr(self.clip), str(self.precision.dtype), facts]).encode())
-        for name, value in self.model.state_dict().items():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return fingerprint(self.model, self.name, repr(self.clip), str(self.precision.dtype), facts)
+
+
+def fingerprint(model: nn.Module, *facts) -> str:
+    """SHA-256 of the weights and of `facts` (JSON)."""
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -75,8 +75,11 @@ class DistilBert(nn.Module):
         return self.model(text, attention_mask=text != 0).last_hidden_state[:, 0]
 
 
-def pretrained(kind, source: str, key: str, example: str) -> nn.Module:
-    """Weights in float32 from a folder, without a look at the network, or from the hub; safetensors alone."""
+def pretrained(kind, source: str, key: str, example: str, dtype: str = "float32") -> nn.Module:
+    """Weights from a folder, without a look at the network, or from the hub; safetensors alone.
+
+    `dtype` auto: in the type that they are stored in.
+    """
     if not source.startswith(HUB) and not Path(source).is_dir():
         raise UserError(
             f"{key} {source} is no folder; expected one with config.json and model.safetensors, or a name on the"
@@ -84,7 +87,7 @@ def pretrained(kind, source: str, key: str, example: str) -> nn.Module:
         )
     try:
         name, local = source.removeprefix(HUB), not source.startswith(HUB)
-        return kind.from_pretrained(name, local_files_only=local, use_safetensors=True, dtype="float32")
+        return kind.from_pretrained(name, local_files_only=local, use_safetensors=True, dtype=dtype)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:150]
         raise UserError(f"{key} {source} cannot be read: {reason}") from None
