@@ -43,8 +43,8 @@ MAY_IMPORT = {
         *("prepare.chunks",),
     },
     "narrate": {
-        *("registry", "spec", "config", "data", "video", "features", "loading.pool", "prepare", "report"),
-        *("engine.build", "engine.step"),
+        *("registry", "spec", "config", "data", "video", "features", "loading.pool", "models.text", "prepare"),
+        *("report", "engine.build", "engine.step"),
     },
     "search": {
         *("registry", "spec", "log", "report", "video", "data.text", "loading", "features", "engine.step"),

@@ -119,7 +119,7 @@ def test_the_page_loads_nothing_and_runs_its_own_script_alone(tmp_path):
     ("words", "said"),
     [
         (["--every", 0], "expected more than 0 seconds"),
-        (["--every", 3], "'stride'"),
+        (["--every", 3], "stride 4.0 (asked for 3.0)"),
         (["NARRATOR.CONTEXT", 8], "places for 8 tokens"),
     ],
 )

@@ -104,7 +104,7 @@ def test_parquet_holds_what_jsonl_holds(run, tmp_path):
     assert table == read(tmp_path / "out/narrations.jsonl")
 
 
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("shards", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(run, tmp_path, monkeypatch, shards):
     """In forks of this process, which die by kill -9: in the model, and before, amid and after what a batch writes."""
     assert run("--pickle") == 0

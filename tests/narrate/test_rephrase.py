@@ -105,7 +105,7 @@ def test_a_text_longer_than_the_model_s_context_keeps_its_words(run, tmp_path, c
     assert pickle.loads((tmp_path / "out/list.rephraser.pkl").read_bytes())[0][3] == [long]
 
 
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("shards", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_it_goes_on_to_the_same_list(run, tmp_path, monkeypatch, shards):
     assert run() == 0
     answer, calls = rephrase.Rephraser.__call__, []

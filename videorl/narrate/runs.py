@@ -86,7 +86,7 @@ def of_videos(cfg, checkpoint: Path, out: Path, source: Path, *, returns: int, e
         captioner,
         out,
         make_loader,
-        {"videos": sha256(list(counts.items())), **asdict(windows)},
+        {**asdict(windows), "videos": sha256(list(counts.items()))},
         functools.partial(dense.write, out, sources=sources, unreadable=unreadable, notes=notes),
     )
 
