@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,13 +111,12 @@ class FeatureSet:
         """The items of sample i without their numbers."""
         raise NotImplementedError
 
-    def windows(self, name: str, size: int, starts_of: Callable[[int], list[int]]) -> Windows:
-        """A video in windows of `size` seconds, which begin where `starts_of` its seconds says."""
-        rows = self.rows.of(name)
-        starts = starts_of(len(rows))
-        parts = [padded_rows(rows[start : start + size], size, name) for start in starts]
-        features, mask = (torch.stack([part[key] for part in parts]) for key in ("video_features", "video_mask"))
-        return Windows(features, mask, starts, len(rows))
+
+def windows_of(rows: np.ndarray, size: int, starts: list[int], name: str) -> Windows:
+    """Windows of `size` seconds of features [seconds, F]. Raises `VideoError` as `padded_rows` does."""
+    parts = [padded_rows(rows[start : start + size], size, name) for start in starts]
+    features, mask = (torch.stack([part[key] for part in parts]) for key in ("video_features", "video_mask"))
+    return Windows(features, mask, starts, len(rows))
 
 
 def window_starts(seconds: int, size: int, stride: int) -> list[int]:
@@ -366,7 +365,8 @@ class Coin(FeatureSet):
 
     def items(self, i: int) -> list[dict]:
         video = self.videos[i]
-        whole = self.windows(video, self.window, lambda seconds: window_starts(seconds, self.window, self.stride))
+        rows = self.rows.of(video)
+        whole = windows_of(rows, self.window, window_starts(len(rows), self.window, self.stride), video)
         labels = labels_of_seconds(self.steps[video], whole.seconds)
         if self.split != "train":
             whole.notes["labels"] = labels
@@ -429,10 +429,15 @@ class HTMAlign(FeatureSet):
     def items(self, i: int) -> list[dict]:
         video = self.videos[i]
         shown, starts, ends, texts = zip(*self.sentences[video])
-        whole = self.windows(video, ALIGNED, lambda seconds: list(range(0, max(seconds - ALIGNED // 2, 1), EVERY)))
+        whole = aligned_windows(self.rows.of(video), video)
         whole.notes.update(self.texts(list(texts)))
         whole.notes.update(alignable=np.array(shown, bool), starts=np.array(starts, float), ends=np.array(ends, float))
         return [{"windows": whole}]
+
+
+def aligned_windows(rows: np.ndarray, name: str) -> Windows:
+    """The windows of HTM-Align over features [seconds, F]."""
+    return windows_of(rows, ALIGNED, list(range(0, max(len(rows) - ALIGNED // 2, 1), EVERY)), name)
 
 
 def _is_sentence(row) -> bool:

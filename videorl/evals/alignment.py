@@ -34,12 +34,13 @@ class Alignment:
         self.most = dataset.most_texts
 
     def step(self, model, batch) -> dict[str, torch.Tensor]:
-        """Rows of one batch: index and, for each sentence of a video [B, most], the best cosine (nan where there is no
-        sentence), whether it can be aligned, and whether its best second is right."""
-        rows = {"score": np.full((len(batch["windows"]), self.most), np.nan, np.float32)}
-        rows |= {name: np.zeros(rows["score"].shape, bool) for name in ("alignable", "hit")}
+        """Rows of one batch: index and, for each sentence of a video [B, most], whether there is one, the best cosine,
+        whether it can be aligned, and whether its best second is right."""
+        rows = {"score": np.zeros((len(batch["windows"]), self.most), np.float32)}
+        rows |= {name: np.zeros(rows["score"].shape, bool) for name in ("there", "alignable", "hit")}
         for row, video in enumerate(batch["windows"]):
             table, notes = self.similarity(model, video), video.notes
+            rows["there"][row, : len(table)] = True
             rows["score"][row, : len(table)] = table.max(1)
             rows["alignable"][row, : len(table)] = notes["alignable"]
             rows["hit"][row, : len(table)] = hits(table, notes["starts"], notes["ends"])
@@ -48,18 +49,22 @@ class Alignment:
     @staticmethod
     def similarity(model, video) -> np.ndarray:
         """[sentences, seconds] of a video."""
-        notes, device = video.notes, next(model.parameters()).device
-        texts = model.embed_text(notes["text"].to(device), notes["text_mask"].to(device))["text_embed"].float()
-        states = model.embed_video(video.features.to(device), video.mask.to(device))["video_tokens"][:, 1:-1].float()
-        cosines = torch.einsum("nd,wld->wnl", F.normalize(texts, dim=-1), F.normalize(states, dim=-1)).cpu().numpy()
+        notes, found = video.notes, cosines(model, video, video.notes)
         middles = (notes["starts"] + notes["ends"]) / 2
-        looked_for = texts_of_windows(middles, notes["alignable"], video.starts, cosines.shape[2])
-        return similarity(cosines, looked_for, video.starts, video.seconds)
+        looked_for = texts_of_windows(middles, notes["alignable"], video.starts, found.shape[2])
+        return similarity(found, looked_for, video.starts, video.seconds)
 
     def finish(self, rows: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Metrics, and each video's rows."""
-        there = np.isfinite(rows["score"])
-        right, scores, found = (rows[name][there] for name in ("alignable", "score", "hit"))
+        right, scores, found = (rows[name][rows["there"]] for name in ("alignable", "score", "hit"))
         self.counted = f" ({int(right.sum())} of {len(right)} can be aligned)"
         recall = float(found[right].mean()) if right.any() else float("nan")
         return {"recall": recall, "auc": auc(scores, right)}, rows
+
+
+def cosines(model, video, texts) -> np.ndarray:
+    """[W, N, L]: cosines of `text` with `text_mask` [N, T] with the hidden states of the windows of a video."""
+    device = next(model.parameters()).device
+    embeds = model.embed_text(texts["text"].to(device), texts["text_mask"].to(device))["text_embed"].float()
+    states = model.embed_video(video.features.to(device), video.mask.to(device))["video_tokens"][:, 1:-1].float()
+    return torch.einsum("nd,wld->wnl", F.normalize(embeds, dim=-1), F.normalize(states, dim=-1)).cpu().numpy()
