@@ -141,7 +141,7 @@ class Texts:
         if not hasattr(self.tokenize, "size"):
             raise UserError(
                 f"TEXT.TOKENIZER {spec.text.tokenizer}: expected the vocabulary of a BERT, a vocab.txt or a name of the"
-                " Hugging Face hub, such as bert-base-uncased"
+                " Hugging Face hub, such as hub:bert-base-uncased"
             )
         self.length, self.padding = spec.text.length, self.tokenize.padding
         empty = self.tokenize([""])[0].tolist()
@@ -158,6 +158,11 @@ class Texts:
         text = torch.full((self.length,), self.padding)
         text[: len(own)] = torch.tensor(own)
         return {"text": text, "text_mask": torch.arange(self.length) < len(own)}
+
+    def bare(self, texts: list[str]) -> list[np.ndarray]:
+        """The numbers of the tokens of each text, without [CLS] and [SEP], which take two places of `length`."""
+        rows = self.tokenize(texts).numpy() if texts else np.empty((0, self.length), np.int64)
+        return [row[1 : np.flatnonzero(row == self.last)[-1]] for row in rows]
 
     def __call__(self, texts: list[str]) -> dict[str, torch.Tensor]:
         """`text` and `text_mask` [K, length] of texts."""

@@ -1,0 +1,11 @@
+"""`videorl tokenize-captions` from a clone; what it does stands in videorl/cli/tokenize_captions.py."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from videorl.cli.tokenize_captions import main
+
+if __name__ == "__main__":
+    main()
