@@ -117,10 +117,35 @@ def test_unsupported(name, said):
     assert lines_of(said, name) == [f"unsupported ({rule.means})"]
 
 
+# A value for keys that are no switches.
+VALUES = {
+    "AUG.MASK_RATIO": 0.5,
+    "MASK.DECODER_EMBED_DIM": 128,
+    "MASK.DECODER_DEPTH": 2,
+    "dataset.tfeat_dir": "text/a.",
+    "dataset.json_path": "a.json",
+    "fairseq.common.log_interval": 7,
+    "fairseq.dataset.num_workers": 3,
+    "fairseq.optimization.clip_norm": 2.0,
+    "fairseq.optimization.optimizer": "adam",
+    "fairseq.optimization.adam_betas": [0.8, 0.9],
+    "fairseq.optimization.total_num_update": 9,
+    "fairseq.optimization.warmup_updates": 4,
+    "fairseq.optimization.weight_decay": 0.5,
+    "fairseq.optimization.max_epoch": 6,
+    "fairseq.checkpoint.restore_file": "a.pt",
+    "fairseq.checkpoint.save_dir": "runs/a",
+    "fairseq.checkpoint.save_interval_updates": 5,
+    "fairseq.checkpoint.keep_last_epochs": 8,
+    "fairseq.common_eval.path": "b.pt",
+    "model.num_hidden_video_layers": 2,
+}
+
+
 @pytest.mark.parametrize("name", of_kind(rules.Renamed))
 def test_renamed(name, said):
     to = dialect.RULES[name].to
-    value = {"AUG.MASK_RATIO": 0.5, "MASK.DECODER_EMBED_DIM": 128, "MASK.DECODER_DEPTH": 2}.get(name, True)
+    value = VALUES.get(name, True)
     on = [word for s in switches(name) for word in (".".join(s.path), "True")] if "MASK" in name else []
     cfg = config.load(overrides=[*on, name, str(value)])
     assert [config.flat(cfg)[path] for path in to] == [value] * len(to)
@@ -173,6 +198,48 @@ COMBINED = {
     "TEST.NUM_TEMPORAL_CLIPS": ("[2, 6]", {"TEST.NUM_ENSEMBLE_VIEWS": 2, "EVALS.test_6_clips.CLIPS": 6}),
     "VIDEOMAE.SIZE": ("L", {"VIDEOMAE.EMBED_DIM": 1024, "VIDEOMAE.DECODER_DIM": 512, "MODEL.PATCH_SIZE": [2, 16, 16]}),
     "VIT.SIZE": ("g", {"VIT.DEPTH": 40, "VIT.MLP_RATIO": 48 / 11, "MODEL.PATCH_SIZE": [2, 14, 14]}),
+    # MMPT's: what pre-training's data set has where no other is named
+    "dataset.split": ("test", {"TRAIN.ENABLE": False, "EVALS.features.NAME": "retrieval"}),
+    "dataset.meta_processor": ("MSRVTTMetaProcessor", {"TRAIN.DATASET": "msrvtt_features"}),
+    "dataset.aligner": ("StartClipAligner", {"FEATURES.SAMPLER": "start"}),
+    "dataset.bert_name": ("a", {"TEXT.TOKENIZER": "hub:a"}),
+    "dataset.vfeat_dir": ("x", {"FEATURES.ROOT": "x"}),
+    "dataset.train_path": ("x.lst", {"FEATURES.ROOT": ""}),
+    "dataset.test_path": ("x.lst", {"FEATURES.ROOT": ""}),
+    "dataset.trainval_annotation": ("x.json", {"FEATURES.ROOT": ""}),
+    "dataset.anno_path": ("x.json", {"HTM_ALIGN.ANNOTATIONS": "x.json", "EVALS.htm_align.NAME": "alignment"}),
+    "dataset.max_video_len": ("9", {"FEATURES.SECONDS": 9}),
+    "dataset.max_len": ("9", {"TEXT.MAX_WORDS": 20}),
+    "dataset.sampled_min_len": ("9", {"FEATURES.TOKENS": [8, 32]}),
+    "dataset.sampled_max_len": ("9", {"FEATURES.TOKENS": [8, 32]}),
+    "dataset.sampled_video_min_len": ("9", {"FEATURES.OVERLAP_SECONDS": [3, 16]}),
+    "dataset.sampled_video_max_len": ("9", {"FEATURES.OVERLAP_SECONDS": [3, 16]}),
+    "dataset.num_video_per_batch": ("9", {"TRAIN.BATCH_SIZE": 9}),
+    "dataset.clip_per_video": ("9", {"FEATURES.CLIPS": 9}),
+    "dataset.sliding_window": ("9", {"COIN.STRIDE": 16}),
+    "dataset.sliding_window_size": ("9", {"COIN.WINDOW": 32}),
+    "fairseq.dataset.batch_size": ("9", {"TRAIN.BATCH_SIZE": 9}),
+    "fairseq.optimization.lr": ("[3e-4]", {"SOLVER.BASE_LR": 3e-4}),
+    "fairseq.optimization.lr_scheduler": ("polynomial_decay", {"SOLVER.LR_POLICY": "linear"}),
+    "model.model_cls": (
+        "MMFusionSeparateActionSegmentation",
+        {"MODEL.MODEL_NAME": "VideoCLIPFrames", "VIDEOCLIP.ATTEND_CLS": False},
+    ),
+    "model.layernorm_only": ("True", {"VIDEOCLIP.TRAIN": "layer_norms"}),
+    "loss.loss_cls": ("V2TContraLoss", {"LOSSES.norton.NAME": "infonce", "LOSSES.norton.DIRECTION": "v2t"}),
+    "loss.beta": ("0.2", {"LOSSES.norton.SOFT_TARGETS": 0.2, "LOSSES.norton.SEQUENCE_WEIGHT": 0.0}),
+    "loss.sinkhorn_iterations": ("7", {"LOSSES.norton.ITERATIONS": 7}),
+    "loss.alpha_lse": ("2", {"LOSSES.norton.ALPHA": 2.0}),
+    "loss.fusion_weight": ("0.1", {"LOSSES.norton.COARSE_WEIGHT": 0.1}),
+    "loss.sequence_contrast.sequence_contrast_weight": ("0.2", {"LOSSES.norton.SEQUENCE_WEIGHT": 0.2}),
+    "loss.sequence_contrast.threshold": ("4", {"LOSSES.norton.SEQUENCE_LENGTH": 4}),
+    "loss.sequence_contrast.prompt_ratio": ("None", {"LOSSES.norton.BUCKET": 0.0}),
+    "loss.sequence_contrast.scale": ("0.2", {"LOSSES.norton.ENTROPY": 0.2}),
+    "task": ("VideoRetriTask", {"BATCHES.NAME": "retrieval"}),
+    "retri_epoch": ("2", {"BATCHES.FIRST_EPOCH": 2}),
+    "num_cands": ("99", {"BATCHES.NEIGHBOURS": 99}),
+    "centroids": ("9", {"BATCHES.CELLS": 9}),
+    "metric": ("QAMetric", {}),
     "GLOBAL_BATCH_SIZE": ("128", {"TRAIN.GRAD_ACCU_NUM_BATCH": 4}),
     "TIMESFORMER.PRETRAINED_MODEL": (
         "k.pyth",

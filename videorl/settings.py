@@ -21,6 +21,7 @@ log = logging.getLogger("videorl")
 
 HERE = Path(__file__).resolve().parent
 PACKAGED = "videorl:"  # begins the name of a config that comes with the package
+BASES = (("_BASE_",), ("includes",))  # what names the file that comes before; the second is MMPT's
 MOST_KEYS = 10_000  # of one file
 MOST_MERGED = 100  # nodes that one `<<` names: each can hold as many keys as a file
 
@@ -42,7 +43,7 @@ class Setting(typing.NamedTuple):
 
 
 def read_file(file: Path, seen: tuple[Path, ...] = ()) -> list[Setting]:
-    """Settings of a YAML file, after those of its `_BASE_`; or those that a run left in its run.json."""
+    """Settings of a YAML file, after those of its `_BASE_` (MMPT: `includes`); or those that a run left in run.json."""
     file = located(file).resolve()
     if file.suffix not in (".yaml", ".yml", ".json"):
         raise UserError(f"{file}: expected a .yaml file, or the run.json of a run; nothing else is read as a config")
@@ -53,22 +54,25 @@ def read_file(file: Path, seen: tuple[Path, ...] = ()) -> list[Setting]:
     if file.parent.parent.name == "projects":
         registry.import_project(file.parent)
     settings = parse(file)
-    base = [s for s in settings if s.path == ("_BASE_",)]
+    base = [s for s in settings if s.path in BASES]
     inherited = read_file(_base_path(file, base[0]), (*seen, file)) if base else []
-    return inherited + [s for s in settings if s.path != ("_BASE_",)]
+    return inherited + [s for s in settings if s.path not in BASES]
 
 
 def _base_path(file: Path, setting: Setting) -> Path:
-    base = str(setting.value)
+    (key,), base = setting.path, str(setting.value)
     if base.startswith(PACKAGED):
         return located(base)
     if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*:", base):
-        raise UserError(f"{setting.where}: _BASE_ {base!r}: expected the path of a file, or {PACKAGED}FOLDER/NAME")
-    if not (file.parent / base).is_file():
+        raise UserError(f"{setting.where}: {key} {base!r}: expected the path of a file, or {PACKAGED}FOLDER/NAME")
+    # MMPT's start from the folder that its programs are run in, which is above.
+    folders = [file.parent] if key == "_BASE_" else file.parents
+    found = next((folder / base for folder in folders if (folder / base).is_file()), None)
+    if found is None:
         raise UserError(
-            f"{setting.where}: _BASE_ {base!r} names no file; expected an absolute path, or one from {file.parent} on"
+            f"{setting.where}: {key} {base!r} names no file; expected an absolute path, or one from {file.parent} on"
         )
-    return file.parent / base
+    return found
 
 
 def located(file: str | Path) -> Path:

@@ -1,7 +1,7 @@
 """Familiar names of other toolkits, turned once, at load, into the one form that everything below reads.
 
-`translate` works on single settings before they are typed: the keys of PySlowFast, MultiTrain and TimeSformer, each
-family with its table. `sugar` gives MODEL.LOSS_FUNC, TRAIN.EVAL_PERIOD and TEST.* as entries of LOSSES and EVALS.
+`translate` works on single settings before they are typed: the keys of PySlowFast, MultiTrain, TimeSformer and MMPT,
+each family with its table. `sugar` gives MODEL.LOSS_FUNC, TRAIN.EVAL_PERIOD and TEST.* as entries of LOSSES and EVALS.
 """
 
 import logging
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from videorl.dialect import multitrain, pyslowfast, timesformer, videomae
+from videorl.dialect import mmpt, multitrain, pyslowfast, timesformer, videomae
 from videorl.dialect.rules import Combined, Ignored, Last, Made, Renamed, Rule, Unsupported, Values, is_on, plain
 from videorl.registry import DATASETS, EVALS, LOSSES, MODELS, UserError
 from videorl.settings import Setting, shown
 
 log = logging.getLogger("videorl")
 
-FAMILIES = (pyslowfast, multitrain, timesformer, videomae)
+FAMILIES = (pyslowfast, multitrain, timesformer, videomae, mmpt)
 RULES: dict[str, Rule] = {name: rule for family in FAMILIES for name, rule in family.RULES.items()}
 SHORT_KEYS = videomae.KEYS  # keys of our own that become others
 # What is evaluated where no evaluation is named, and what is best by it.
