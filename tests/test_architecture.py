@@ -46,6 +46,7 @@ MAY_IMPORT = {
         *("registry", "spec", "config", "data", "video", "features", "loading.pool", "models.text", "prepare"),
         *("report", "engine.build", "engine.step"),
     },
+    "align": {"registry", "spec", "data", "evals.alignment", "metrics"},
     "search": {
         *("registry", "spec", "log", "report", "video", "data.text", "loading", "features", "engine.step"),
     },

@@ -21,6 +21,8 @@ COMMANDS = {
     "flops": "counts parameters and multiply-adds of a model",
     "toy": "writes toy data sets of moving shapes",
     "index-captions": "reads the caption files of HowTo100M into one",
+    "tokenize-captions": "writes captions as numbers of tokens, beside stored features",
+    "align": "says when what is said in a video is to be seen, if ever",
     "convert-metadata": "writes lists of narrations as files of arrays",
 }
 

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from videorl.report.captions import nearest_and_farthest
 from videorl.report.classes import classes, interval, trained_on
 from videorl.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, charts
 from videorl.report.gallery import CLIPS, LISTED, gallery
+from videorl.report.pages import HERE, save, templates
 from videorl.report.predictions import Reconstructions
 from videorl.report.read import NO_METRICS, RunFolder, metric, number, one_line, percent, read, text_of
-from videorl.report.reconstructions import HERE, strip, templates
+from videorl.report.reconstructions import strip
 
 QUARANTINE_ROWS = 200
 CLASS_ROWS = 40  # of a training set's classes
@@ -36,10 +36,8 @@ def write(output_dir: Path) -> Path:
     network, and loads nothing. A file that is absent or damaged costs its section, and the page says so.
     """
     output_dir = Path(output_dir)
-    target, draft = output_dir / "report.html", output_dir / "report.html.part"
-    # Paths of files may hold bytes that are no UTF-8, which Python carries as lone surrogates.
-    draft.write_bytes(page(read(output_dir)).encode("utf-8", "backslashreplace"))
-    os.replace(draft, target)
+    target = output_dir / "report.html"
+    save(target, page(read(output_dir)))
     return target
 
 

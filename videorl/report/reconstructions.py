@@ -1,19 +1,16 @@
 """Reconstructions of masked clips as pictures that play: the clip, what the model saw of it, what it made of that."""
 
-import functools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
 from videorl.report.gallery import webp
+from videorl.report.pages import HERE, save, templates
 
-HERE = Path(__file__).parent
 GAP = 6  # transparent pixels between the four of a strip
 
 
@@ -25,13 +22,6 @@ class Strip:
     facts: Sequence[tuple[str, str]]
     moving: str
     still: str
-
-
-@functools.cache
-def templates() -> jinja2.Environment:
-    """The templates of this package; they escape all text."""
-    loader = jinja2.FileSystemLoader(HERE)
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def strip(path: str, pictures: np.ndarray, facts: Sequence[tuple[str, str]]) -> Strip:
@@ -61,7 +51,4 @@ def write(file: Path, strips: Sequence[Strip], *, title: str, notes: Sequence[st
             style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         )
     )
-    draft = file.with_name(file.name + ".part")
-    # Names of files may hold bytes that are no UTF-8, which Python carries as lone surrogates.
-    draft.write_bytes(text.encode("utf-8", "backslashreplace"))
-    os.replace(draft, file)
+    save(file, text)

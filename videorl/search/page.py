@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +11,11 @@ import torch
 from markupsafe import Markup
 from PIL import Image
 
-from videorl import report
 from videorl.features.each import by_index, in_batches, read_each
 from videorl.loading.pool import Loader
 from videorl.registry import UserError
 from videorl.report.gallery import FRAMES, webp
+from videorl.report.pages import HERE, save
 from videorl.search import Hit
 from videorl.video.spans import Crop, Spans
 
@@ -45,13 +44,10 @@ def write(
         tiles=tiles,
         notes=notes,
         unreadable=unreadable,
-        style=Markup((report.HERE / "style.css").read_text(encoding="utf-8")),
+        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
     )
-    draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
     try:
-        # Names of files may hold bytes that are no UTF-8, which Python carries as lone surrogates.
-        draft.write_bytes(text.encode("utf-8", "backslashreplace"))
-        os.replace(draft, file)
+        save(file, text)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}; name another file with --out") from None
 

@@ -1,0 +1,11 @@
+"""`videorl align` from a clone; what it does stands in videorl/cli/align.py."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from videorl.cli.align import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""What the pages of this package share: templates that escape all text, and files that appear whole or not at all."""
+
+import functools
+import os
+import secrets
+from pathlib import Path
+
+import jinja2
+
+HERE = Path(__file__).parent
+
+
+@functools.cache
+def templates() -> jinja2.Environment:
+    """The templates of this package; they escape all text."""
+    loader = jinja2.FileSystemLoader(HERE)
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+
+def save(file: Path, text: str) -> None:
+    """Writes a page that appears whole or not at all. Raises OSError."""
+    draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
+    # Names of files may hold bytes that are no UTF-8, which Python carries as lone surrogates.
+    draft.write_bytes(text.encode("utf-8", "backslashreplace"))
+    os.replace(draft, file)
