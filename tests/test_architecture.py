@@ -37,6 +37,7 @@ MAY_IMPORT = {
         *("registry", "spec", "log", "video", "clip", "data.listed", "data.shards", "loading", "prepare"),
         *("config", "checkpoint", "engine.build", "engine.step", "engine.weights"),
     },
+    "fit": {"registry", "config", "data.lines", "video.folder", "prepare.files"},
     "predict": {
         *("registry", "spec", "config", "dist", "checkpoint", "convert", "report", "video", "data.listed", "loading"),
         *("engine.build", "engine.determinism", "engine.evaluate", "engine.weights", "features"),

@@ -9,6 +9,7 @@ import videorl
 # Sub-command: what it does. Its module is of the same name, with _ for -, and has a `main(words)`.
 COMMANDS = {
     "train": "trains and tests as a config says (tools/run_net.py)",
+    "fit": "trains, tests and reports on a folder of videos",
     "predict": "says what videos show, by a trained classifier",
     "configs": "lists the configs that come with the package",
     "check": "looks at every video of a data set and says what is wrong",

@@ -35,10 +35,27 @@ def model(cfg) -> nn.Module:
     torch.manual_seed(cfg.RNG_SEED)
     entry, values = config.component(cfg, MODELS, cfg.MODEL.MODEL_NAME)
     built = entry(config.spec(cfg), values=values).to(dist.device())
+    if cfg.MODEL.FREEZE:
+        freeze(built)
     counts = [sum(p.numel() for p in built.parameters() if p.requires_grad or frozen) for frozen in (True, False)]
     trained = f", {counts[1] / 1e6:.3f} M trained" if counts[1] < counts[0] else ""
     log.info("model %s: %.3f M parameters (%d)%s", entry.name, counts[0] / 1e6, counts[0], trained)
     return built
+
+
+def freeze(model: nn.Module) -> None:
+    """Leaves only the classifier `head` to be trained; all before it stays in evaluation, with its statistics."""
+    if not hasattr(model, "head"):
+        raise UserError(f"MODEL.FREEZE: {type(model).__name__} has no classifier to train; set it to False")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("head."))
+    model.register_forward_pre_hook(_rest_in_evaluation)
+
+
+def _rest_in_evaluation(model: nn.Module, inputs: tuple) -> None:
+    for name, part in model.named_children():
+        if name != "head":
+            part.eval()
 
 
 def parallel(cfg, built: nn.Module) -> nn.Module:

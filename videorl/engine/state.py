@@ -34,6 +34,7 @@ class State:
     epoch: int = 0
     step_in_epoch: int = 0
     best: float | None = None  # of TRAIN.BEST_METRIC, so far
+    best_epoch: int = 0  # epochs done when it was found
 
     @classmethod
     def build(cls, cfg) -> "State":
@@ -50,6 +51,13 @@ class State:
             _moving_average(cfg, plain),
             data,
         )
+
+    @property
+    def ended(self) -> bool:
+        """Whether all epochs are done, or as many as TRAIN.EARLY_STOP allows without a better metric."""
+        patience, stale = self.cfg.TRAIN.EARLY_STOP, self.epoch - self.best_epoch
+        early = patience > 0 and self.best is not None and self.step_in_epoch == 0 and stale >= patience
+        return self.epoch >= self.cfg.SOLVER.MAX_EPOCH or early
 
     @property
     def steps_done(self) -> int:
@@ -87,7 +95,7 @@ class State:
             "objective_state": self.objective.state_dict(),
             "step_in_epoch": self.step_in_epoch,
             "steps_done": self.steps_done,
-            "best": {"metric": self.cfg.TRAIN.BEST_METRIC, "value": self.best},
+            "best": {"metric": self.cfg.TRAIN.BEST_METRIC, "value": self.best, "epoch": self.best_epoch},
             "step_size": self.data.plan.step_size,
             "epoch_steps": self.data.steps,
             "world_size": dist.world_size(),
@@ -146,6 +154,7 @@ class State:
         before, value = (saved["metric"], saved["value"]) if isinstance(saved, dict) else ("another metric", saved)
         value = None if value is None else float(value)
         self.best = value if before == metric else None
+        self.best_epoch = int(saved.get("epoch", self.epoch)) if isinstance(saved, dict) else self.epoch
         if before != metric and value is not None:
             log.warning("best so far was %s %.4g: that of TRAIN.BEST_METRIC %r begins anew", before, value, metric)
 

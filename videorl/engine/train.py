@@ -32,7 +32,7 @@ def train(cfg, watch: Watch, tested: Mapping[str, object]) -> None:
     state.resume()
     trainer.announce()
     embed = Embedder(cfg, state, watch.beat)
-    while state.epoch < cfg.SOLVER.MAX_EPOCH:
+    while not state.ended:
         for micro_batches in state.data.epoch(state.epoch, state.step_in_epoch, embed):
             trainer.meet(watch, micro_batches)
             trainer.step(micro_batches, watch)
@@ -160,7 +160,9 @@ class Trainer:
             self.journal.evaluation(name, average)
         self._keep_best(found)
         self.journal.quarantine()  # before the checkpoint, which what stands there is cut back to
-        if last or state.epoch % self.cfg.TRAIN.CHECKPOINT_PERIOD == 0:
+        if state.ended and not last:
+            log.info("training ends: no better %s since epoch %d (TRAIN.EARLY_STOP)", self.best.name, state.best_epoch)
+        if state.ended or state.epoch % self.cfg.TRAIN.CHECKPOINT_PERIOD == 0:
             self.saver.save()
         self.journal.end_epoch()
         self.ended_at = time.monotonic()
@@ -184,7 +186,7 @@ class Trainer:
         value = self.best.value(found)
         if value is not None and self.best.is_better(value, self.state.best):
             log.info("%s %.4g is the %s so far: %s", self.best.name, value, self.best.way, checkpoint.BEST)
-            self.state.best = value
+            self.state.best, self.state.best_epoch = value, self.state.epoch
             self.saver.save_best(self.best.name, value)
 
     def save(self) -> None:

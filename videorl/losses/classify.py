@@ -1,11 +1,15 @@
 """Classification losses: cross-entropy with one class or soft targets, and binary cross-entropy for several labels."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videorl.registry import LOSSES, Counts, ShareBelow1, UserError
+from videorl.registry import LOSSES, Counts, Range, ShareBelow1, UserError
 from videorl.spec import Spec
+
+Weights = Annotated[tuple[float, ...], Range("> 0")]
 
 
 class Classify(nn.Module):
@@ -34,11 +38,18 @@ class CrossEntropy(Classify):
 
     Keys:
         label_smoothing: share of a label that all classes get, without MixUp (with it: MIXUP.LABEL_SMOOTH_VALUE)
+        class_weights: factor of each class, by number, on the terms of its samples, whose number the sum is divided by
+            (mean 1 over samples keeps the learning rate's meaning); empty: all 1
     """
 
-    def __init__(self, spec: Spec, *, label_smoothing: ShareBelow1 = 0.0):
+    def __init__(self, spec: Spec, *, label_smoothing: ShareBelow1 = 0.0, class_weights: Weights = ()):
         super().__init__(spec)
         self.smoothing = label_smoothing
+        (classes,) = spec.labels.values()
+        if class_weights and len(class_weights) != classes:
+            raise UserError(f"CLASS_WEIGHTS: expected {classes} numbers, one a class, found {len(class_weights)}")
+        weights = torch.tensor(class_weights) if class_weights else None
+        self.register_buffer("weights", weights, persistent=False)
         if spec.several:
             raise UserError(
                 "cross-entropy expects one label a video, found DATA.MULTI_LABEL True: set MODEL.LOSS_FUNC bce_logit,"
@@ -48,7 +59,7 @@ class CrossEntropy(Classify):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits [B, C], labels [B] int64 or [B, C] float -> scalar."""
         check_fit(logits, labels)
-        return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.smoothing)
+        return F.cross_entropy(logits, labels, self.weights, reduction="sum", label_smoothing=self.smoothing)
 
     @torch.no_grad()
     def monitor(self, logits: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, int]]:

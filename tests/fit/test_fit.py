@@ -1,0 +1,221 @@
+"""`videorl fit`: which videos are taken, how they are split, what is decided, and mistakes told in one line."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from yacs.config import CfgNode
+
+from tests.video.clips_on_disk import write_video
+from videorl import checkpoint, config
+from videorl.cli import fit
+from videorl.engine import build
+from videorl.engine.state import State
+from videorl.fit import recipe
+from videorl.fit.folder import find
+from videorl.fit.split import class_weights, split
+from videorl.losses.classify import CrossEntropy
+from videorl.prepare.files import Facts
+from videorl.registry import UserError
+from videorl.spec import Head
+
+
+def touched(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def test_class_folders_at_any_depth_hidden_and_foreign_files_named(tmp_path):
+    names = ("run/a.mp4", "run/deep/b.MKV", "sit down/c.mp4", "loose.mp4", ".DS_Store", "run/._a.mp4", "run/notes.txt")
+    found = find(touched(tmp_path, *names, ".git/x.mp4", "__MACOSX/run/a.mp4", "run/ tail.mp4"))
+    assert found.classes == {
+        "run/a.mp4": "run",
+        "run/deep/b.MKV": "run",
+        "sit down/c.mp4": "sit down",
+        "run/ tail.mp4": "run",
+    }
+    assert found.skipped == {
+        **{".git/": "hidden", "__MACOSX/": "hidden", ".DS_Store": "hidden", "run/._a.mp4": "hidden"},
+        **{"run/notes.txt": "no video by its ending", "loose.mp4": "in no class folder"},
+    }
+
+
+def test_files_named_after_their_class(tmp_path):
+    found = find(touched(tmp_path, "jump_1.mp4", "high_jump_2.mp4", "nothing.mp4"))
+    assert found.classes == {"jump_1.mp4": "jump", "high_jump_2.mp4": "high_jump"}
+    assert found.skipped == {"nothing.mp4": "no class before an underscore in its name"}
+
+
+@pytest.mark.parametrize(
+    "text", ["video,class\na b.mp4,x\nc.mp4,y z\n", "a b.mp4\tx\nc.mp4\ty z\n", '"a b.mp4",x\nc.mp4,y z']
+)
+def test_lists(tmp_path, text):
+    (tmp_path / "list.csv").write_text(text)
+    assert find(tmp_path / "list.csv").classes == {"a b.mp4": "x", "c.mp4": "y z"}
+
+
+def test_a_split_is_stratified_and_keeps_equal_files_together():
+    classes = {f"{name}/{k}": name for name, count in {"a": 20, "b": 7, "c": 3}.items() for k in range(count)}
+    hashes = {path: path for path in classes} | {"a/1": "same", "a/2": "same", "a/3": "same"}
+    for seed in range(20):
+        found = split(classes, hashes, 0.15, seed)
+        assert sorted(sum(found.values(), [])) == sorted(classes)
+        groups = [{hashes[path] for path in found[part]} for part in found]
+        assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+        for part in ("val", "test"):
+            held = Counter(classes[path] for path in found[part])
+            assert held["b"] == held["c"] == 1
+            assert 3 <= held["a"] <= 5
+    assert split(classes, hashes, 0.15, 3) == split(dict(reversed(classes.items())), hashes, 0.15, 3)
+
+
+def test_class_weights_against_sklearn():
+    labels = np.repeat([0, 1, 2], [30, 10, 4])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    found = class_weights({"a": 30, "b": 10, "c": 4})
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.mean(np.array(found)[labels]) == pytest.approx(1, abs=1e-4)
+    assert class_weights({"a": 12, "b": 10}) == []
+
+
+def test_weighted_cross_entropy_against_a_plain_sum():
+    spec = SimpleNamespace(labels={"own": 3}, several=frozenset(), head=Head())
+    logits, labels, weights = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0]), (0.5, 1.0, 2.0)
+    plain = -sum(weights[label] * row.log_softmax(0)[label] for row, label in zip(logits, labels.tolist()))
+    torch.testing.assert_close(CrossEntropy(spec, class_weights=weights)(logits, labels), plain)
+    with pytest.raises(UserError, match="CLASS_WEIGHTS: expected 3 numbers"):
+        CrossEntropy(spec, class_weights=(1.0, 2.0))
+
+
+def test_what_is_decided_is_a_config_and_says_why(tmp_path):
+    classes = {f"{name}/{k}": name for name, count in {"left": 9, "up": 3}.items() for k in range(count)}
+    facts = dict.fromkeys(classes, Facts(frames=60, fps=30.0, width=80, height=60))
+    made = recipe.decide(list(classes), classes)
+    recipe.from_scratch(made, list(classes), facts, 0)
+    (tmp_path / "fit.yaml").write_text(made.text(recipe.SCRATCH))
+    cfg = config.load([tmp_path / "fit.yaml"])
+    assert (cfg.MODEL.NUM_CLASSES, cfg.DATA.RANDOM_FLIP, cfg.DATA.TRAIN_CROP_SIZE) == (2, False, 64)
+    assert pytest.approx(2, abs=0.2) == cfg.DATA.NUM_FRAMES * cfg.DATA.SAMPLING_RATE / cfg.DATA.TARGET_FPS
+    assert cfg.LOSSES.main.CLASS_WEIGHTS == [0.6667, 2.0]
+    assert len(made.reasons) == 6
+    assert all(f"# {reason}" in made.text(recipe.SCRATCH) for reason in made.reasons)
+
+
+def test_training_ends_early_by_what_a_checkpoint_holds():
+    def ended(epoch, best_epoch, best=0.5, patience=3, step=0):
+        cfg = CfgNode({"TRAIN": {"EARLY_STOP": patience}, "SOLVER": {"MAX_EPOCH": 10}})
+        state = SimpleNamespace(cfg=cfg, epoch=epoch, best_epoch=best_epoch, best=best, step_in_epoch=step)
+        return State.ended.fget(state)
+
+    assert [ended(epoch, 2) for epoch in range(2, 7)] == [False, False, False, True, True]
+    assert not ended(5, 2, step=1)
+    assert not ended(9, 0, best=None)
+    assert not ended(9, 2, patience=0)
+    assert ended(10, 9)
+
+
+def test_a_frozen_model_trains_its_head_alone():
+    words = ["MODEL.FREEZE", "True", "NUM_GPUS", "0", "MVIT.DEPTH", "1", "MVIT.DROPPATH_RATE", "0.5"]
+    model = build.model(config.load(["videorl:toy/mvit"], words)).train()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"head.projection.weight", "head.projection.bias"}
+    clip = torch.rand(2, 3, 8, 64, 64)
+    model(clip)["logits"].sum().backward()
+    assert not model.blocks.training
+    assert model.head.training
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == trained
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """a/, b/: 4 small videos each."""
+    place = tmp_path_factory.mktemp("videos")
+    for k, name in enumerate("ab"):
+        (place / name).mkdir()
+        for n in range(4):
+            write_video(place / name / f"{n}.mp4", range(40 * k + 5 * n, 40 * k + 5 * n + 24))
+    return place
+
+
+def _rename_to_a_capital(place: Path) -> None:
+    shutil.copytree(place / "a", place / "A")
+
+
+def _same_in_both(place: Path) -> None:
+    shutil.copy(place / "a/0.mp4", place / "b/9.mp4")
+
+
+def _all_cut(place: Path) -> None:
+    for file in place.glob("*/*.mp4"):
+        file.write_bytes(file.read_bytes()[:300])
+
+
+def _two_left(place: Path) -> None:
+    for n in (1, 2):
+        (place / f"b/{n}.mp4").unlink()
+
+
+def _masked(place: Path) -> None:
+    torch.save({"model_state": {}, "cfg": "MODEL: {MODEL_NAME: VideoMAE}\nMASK: {RATIO: 0.9}\n"}, place / "mae.pyth")
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "line"),
+    [
+        (None, ["nix"], "nix does not exist; name a folder of class folders"),
+        (lambda place: (place / "empty").mkdir(), ["empty"], "empty holds no videos"),
+        (lambda place: shutil.rmtree(place / "b"), ["."], "of class a; expected two classes or more"),
+        (_two_left, ["."], "class b has 2 videos that can be read; expected 3 or more"),
+        (_rename_to_a_capital, ["."], "classes A and a differ in capital letters only"),
+        (_same_in_both, ["."], "a/0.mp4 and b/9.mp4 are the same video in two classes"),
+        (_all_cut, ["."], "can be read; first: a/0.mp4"),
+        (lambda place: (place / "w.pyth").write_bytes(b"PK\x03\x04"), [".", "--weights", "w.pyth"], "w.pyth"),
+        (None, [".", "--weights", "a"], "a holds no checkpoint that can be read"),
+        (None, [".", "--weights", "hf:MCG-NJU/videomae-base"], "does not exist; name a checkpoint"),
+        (_masked, [".", "--weights", "mae.pyth"], "was pre-trained on masked clips"),
+        (None, [".", "--all-layers"], "--cfg and --all-layers are for --weights"),
+        (None, [".", "--held-out", "0.5"], "--held-out: expected more than 0, at most 0.4"),
+        (None, [".", "--out", "runs/x"], "which holds the videos; name a folder elsewhere"),
+        (lambda place: (place / "l.csv").write_text("a/0.mp4,x\na/0.mp4,y\n"), ["l.csv"], "but of x on a line before"),
+        (lambda place: (place / "l.csv").write_text("a/0.mp4\n"), ["l.csv"], "expected `path,class`"),
+        (lambda place: (place / "l.csv").write_text("../0.mp4,x\n"), ["l.csv"], "give --root"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(videos, tmp_path, monkeypatch, capsys, change, words, line):
+    place = tmp_path / "videos"
+    shutil.copytree(videos, place)
+    monkeypatch.chdir(place)
+    if change:
+        change(place)
+    with pytest.raises(SystemExit) as end:
+        fit.main(["--out", str(tmp_path / "run"), *words])
+    assert end.value.code == 2
+    assert line in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run/fit.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_folder_becomes_a_model_and_that_another(videos, tmp_path, capsys):
+    small = ["MVIT.DEPTH", "1", "DATA_LOADER.NUM_WORKERS", "0", "TEST.NUM_ENSEMBLE_VIEWS", "1"]
+    first = [str(videos), "--out", str(tmp_path / "one"), "--epochs", "2"]
+    fit.main([*first, *small])
+    found = json.loads((tmp_path / "one/results.json").read_text())["evals"]["test"]
+    assert (found["n"], found["of"]) == (2, 2)
+    assert (tmp_path / "one/report.html").is_file()
+    fit.main([*first, *small])
+    assert "going on with what was decided" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        fit.main([*first, "--seed", "1"])
+    assert "was decided by another command; name another --out" in capsys.readouterr().err
+    fit.main([str(videos), "--out", str(tmp_path / "two"), "--weights", str(tmp_path / "one"), "--epochs", "1"])
+    states = [checkpoint.read(tmp_path / name / "checkpoints/best.pyth")["model_state"] for name in ("one", "two")]
+    same = {name for name in states[0] if torch.equal(states[0][name], states[1][name])}
+    assert {name for name in states[0] if not name.startswith("head.")} <= same
