@@ -13,6 +13,7 @@ import torch
 
 from tests.narrate.world import code, content, narrator, tool, toy
 from videorl.narrate import dense
+from videorl.report.subtitles import srt, vtt
 
 main = tool("narrate").main
 LENGTH = 12  # shots of a toy video, about two seconds each
@@ -95,8 +96,8 @@ ROWS = [
 
 def test_subtitles_come_one_at_a_time_and_ffmpeg_reads_them(tmp_path):
     cues = [(*span, dense.likeliest(row)) for span, row in zip(dense.shown(ROWS), ROWS)]
-    (tmp_path / "a.srt").write_text(dense.srt(cues))
-    (tmp_path / "a.vtt").write_text(dense.vtt(cues))
+    (tmp_path / "a.srt").write_text(srt(cues))
+    (tmp_path / "a.vtt").write_text(vtt(cues))
     expected = [(0.0, 3.0, "#C C opens <b> the door"), (3.0, 6.0, "#C C --> & cuts"), (3600.0, 3601.5, "late")]
     assert subtitles(tmp_path / "a.srt") == expected
     escaped = [text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for *_, text in expected]

@@ -16,6 +16,7 @@ from videorl import report
 from videorl.narrate.corpus import QUARANTINE, line
 from videorl.prepare.chunks import Sources, stem_of
 from videorl.prepare.record import replace, replacing
+from videorl.report.subtitles import srt, stamp, vtt
 
 PICTURES = 1500  # on a page at most
 
@@ -67,27 +68,6 @@ def shown(rows: Sequence[dict]) -> list[tuple[float, float]]:
         if ends[k - 1] > starts[k]:
             starts[k] = ends[k - 1] = (ends[k - 1] + starts[k]) / 2
     return list(zip(starts, ends))
-
-
-def srt(cues: Sequence[tuple[float, float, str]]) -> str:
-    """SubRip: numbered, with a comma before the milliseconds."""
-    blocks = [
-        f"{k}\n{stamp(start, ',')} --> {stamp(end, ',')}\n{text}\n" for k, (start, end, text) in enumerate(cues, 1)
-    ]
-    return "\n".join(blocks)
-
-
-def vtt(cues: Sequence[tuple[float, float, str]]) -> str:
-    """WebVTT, https://www.w3.org/TR/webvtt1: `&` and `<` are escaped, and so is what looks like an arrow."""
-    escaped = lambda text: text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")  # noqa: E731
-    return "WEBVTT\n" + "".join(f"\n{stamp(start)} --> {stamp(end)}\n{escaped(text)}\n" for start, end, text in cues)
-
-
-def stamp(seconds: float, mark: str = ".") -> str:
-    """`01:02:03.400`"""
-    minutes, milliseconds = divmod(round(1000 * seconds), 60_000)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}{mark}{milliseconds % 1000:03d}"
 
 
 def _page(rows: Sequence[dict], name: str, link: str, notes: str) -> str:

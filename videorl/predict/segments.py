@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from videorl.predict.classifier import Curve
+from videorl.report import subtitles
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,4 @@ def segments(curve: Curve) -> list[Segment]:
 
 def srt(found: Sequence[Segment], classes: Sequence[str]) -> str:
     """Subtitles: `class  87 %` during each segment."""
-    return "".join(
-        f"{number}\n{_clock(s.start)} --> {_clock(s.end)}\n{classes[s.label]}  {100 * s.score:.0f} %\n\n"
-        for number, s in enumerate(found, 1)
-    )
-
-
-def _clock(seconds: float) -> str:
-    """`01:02:03,450`."""
-    milliseconds = round(1000 * seconds)
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02},{rest % 1000:03}"
+    return subtitles.srt([(s.start, s.end, f"{classes[s.label]}  {100 * s.score:.0f} %") for s in found])
