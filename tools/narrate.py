@@ -1,107 +1,11 @@
-"""Says what happens in many clips: `python tools/narrate.py my_day.mp4 --cfg X --checkpoint Y --out narrated/`.
+"""`videorl narrate` from a clone; what it does stands in videorl/cli/narrate.py."""
 
-    … my_day.mp4 --every 2 --window 4           a video, or a folder of them, from end to end: lines of JSON, SRT,
-                                                WebVTT and a page to look for moments, of each video
-    … --metadata ego4d_train.pkl --returns 10 --pickle EGO4D.ROOT ego4d/288px
-                                                the moments of a list: several texts of each with their log-likelihoods;
-                                                total.pkl goes into EGO4D.METADATA_AUX
-    … --num_shards 4 --shard_id 0               the first of four processes or machines (or torchrun, or NUM_GPUS 8)
-
-Texts are drawn as the config's evaluation `captions` says (EVALS.captions.TEMPERATURE 0.7 …), TEST.BATCH_SIZE clips at
-once, and depend on SEED and the clip alone. The same command again goes on where it was, also after kill -9 and with
-another number of shards. The process that ends last writes the files; clips that cannot be read are listed in
-OUT/quarantine.jsonl. Exit codes: 0 done, 1 done but for bad clips, 2 a mistake in the command or its files.
-"""
-
-import argparse
-import functools
-import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from videorl import dist, log
-from videorl.engine import weights
-from videorl.narrate import corpus, runs
-from videorl.prepare.record import Shard
-from videorl.registry import UserError
-
-
-def main(words: list[str] | None = None) -> None:
-    args = parse(words)
-    with dist.exit_codes():
-        if bool(args.metadata) == bool(args.input):
-            raise UserError("expected a video, a folder, or --metadata LIST, and pairs KEY VALUE")
-        # How many files may be bad is for whoever reads the list of them to judge.
-        words = [*args.overrides, "DATA.MAX_BAD_FRACTION", "1.0"]
-        cfg, said = weights.load_config([args.cfg], words, args.checkpoint)
-        dist.launch(functools.partial(run, cfg, args, said), gpus=dist.count_gpus(cfg.NUM_GPUS) if cfg.NUM_GPUS else 0)
-        bad = args.out / corpus.QUARANTINE  # there when all shards are done
-        if bad.is_file() and bad.stat().st_size:
-            log.say(f"{bad} lists what cannot be read")
-            raise SystemExit(1)
-
-
-def parse(words: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add = parser.add_argument
-    what = "a video or a folder; settings that come after those of the config"
-    add("overrides", nargs="*", action=InputFirst, metavar="[IN] KEY VALUE", help=what)
-    add("--cfg", required=True, metavar="FILE", help="YAML config of the narrator")
-    add("--checkpoint", required=True, metavar="FILE", type=Path, help="its weights, ours or published")
-    add("--out", required=True, metavar="DIR", type=Path, help="folder to write; new, empty or of an earlier run")
-    add("--every", type=float, default=2.0, metavar="SECONDS", help="from one window to the next (%(default)g)")
-    add("--window", type=float, default=4.0, metavar="SECONDS", help="length of a window (%(default)g)")
-    add("--metadata", metavar="LIST", help="list of narrations: its moments instead of videos; see EGO4D.ROOT")
-    add("--format", choices=corpus.FORMATS, default=corpus.FORMATS[0], help="of a list's texts (%(default)s)")
-    add("--pickle", action="store_true", help="of a list: also write total.pkl, as LaViLa does")
-    add("--returns", type=int, metavar="N", help="texts of a clip (default: a list 10, videos 1)")
-    add("--num_shards", type=int, default=1, metavar="N", help="processes that share the work (%(default)s)")
-    add("--shard_id", type=int, default=0, metavar="K", help="number of this one, from 0 (%(default)s)")
-    parser.set_defaults(input=None)
-    return parser.parse_intermixed_args(words)
-
-
-class InputFirst(argparse.Action):
-    """KEY VALUE come in pairs: where one word is left over, the first is the input."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        if len(values) % 2:
-            namespace.input, *values = Path(values[0]), *values[1:]
-        namespace.overrides = values
-
-
-def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
-    dist.wait_for_ever()
-    log.setup(None, main=dist.is_main())
-    for line in said:
-        logging.getLogger("videorl").info(line)
-    size = dist.world_size()
-    shard = Shard(args.shard_id * size + dist.rank(), args.num_shards * size)
-    try:
-        job = made(cfg, args)
-        places = job.narrate(shard)
-        dist.barrier()
-        if dist.is_main() and len(places) < len(job.groups):
-            log.say(f"{args.out}: this part is done; other shards are not yet")
-        elif dist.is_main():
-            done = job.write(places)
-            log.say(f"{args.out}: {', '.join(f'{count} {what}' for what, count in done.items())}")
-    except OSError as error:  # of what it writes: no permission, disk full
-        raise UserError(f"{error}; the same command goes on where it was") from None
-
-
-def made(cfg, args: argparse.Namespace) -> runs.Run:
-    if args.metadata:
-        drawn = {"returns": args.returns or 10, "form": args.format, "tuples": args.pickle}
-        return runs.of_list(cfg, args.checkpoint, args.out, args.metadata, **drawn)
-    drawn = {"returns": args.returns or 1, "every": args.every, "window": args.window}
-    return runs.of_videos(cfg, args.checkpoint, args.out, args.input, **drawn)
-
+from videorl.cli.narrate import main
 
 if __name__ == "__main__":
     main()

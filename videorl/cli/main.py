@@ -17,6 +17,8 @@ COMMANDS = {
     "prepare": "cuts videos into short chunks, which load fast",
     "extract": "writes features of the windows of many videos",
     "search": "finds clips in a folder of videos by text",
+    "narrate": "says in words what happens in many clips, by a narrator",
+    "rephrase": "says what people narrated in other words",
     "reconstruct": "shows what a masked autoencoder makes of clips",
     "convert": "writes a published checkpoint as one of this toolkit",
     "flops": "counts parameters and multiply-adds of a model",

@@ -62,11 +62,11 @@ class Classifier:
         spec = config.spec(self.cfg, space=self.data)
         self.scorer = scorer(spec, values=values)
         state, model = checkpoint.read(self.file), build.model(self.cfg)
-        weights.take(self.cfg, model, state, self.file, testing=True)
+        named = convert.class_names(state, model)
+        weights.take(cfg, model, state, file, data={k: tuple(v) for k, v in named.items()}, testing=True)
         self.precision = build.precision(self.cfg)
         self.encoder = Encoder(model, self.cfg.MODEL.MODEL_NAME, config.spec(self.cfg).clip, self.precision)
-        names = convert.class_names(state, model).get(self.scorer.space)
-        self.classes = tuple(names or map(str, range(spec.labels[self.scorer.space])))
+        self.classes = tuple(named.get(self.scorer.space) or map(str, range(spec.labels[self.scorer.space])))
 
     def __call__(self, path: str | Path) -> Prediction:
         """What a video shows, by the views and crops of the run's test. Raises `UserError` where it cannot be read."""
