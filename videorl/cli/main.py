@@ -16,6 +16,7 @@ COMMANDS = {
     "lists": "writes lists `path label` from published annotations",
     "prepare": "cuts videos into short chunks, which load fast",
     "extract": "writes features of the windows of many videos",
+    "probe": "tells how well a simple classifier does on features",
     "search": "finds clips in a folder of videos by text",
     "narrate": "says in words what happens in many clips, by a narrator",
     "rephrase": "says what people narrated in other words",
