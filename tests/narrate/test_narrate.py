@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.faults.conftest import free_port
 from tests.narrate.world import VIDEOS, YAML, code, content, narrator, tool, toy
 from videorl import checkpoint, config
 from videorl.data.text import tokenizer
@@ -153,6 +154,22 @@ def test_another_number_of_shards_goes_on(run, tmp_path, capsys):
     assert "other shards are not yet" in capsys.readouterr().out
     assert run(out="parts") == 0
     assert content(tmp_path / "parts") == content(tmp_path / "out")
+
+
+def test_torchrun_shares_the_work(run, tmp_path, monkeypatch):
+    assert run("--pickle") == 0
+    world = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    world["MASTER_PORT"] = str(free_port())
+    pids = []
+    for rank in ("0", "1"):
+        if not (pid := os.fork()):
+            for name, value in {**world, "RANK": rank, "LOCAL_RANK": rank}.items():
+                monkeypatch.setenv(name, value)
+            os._exit(run("--pickle", out="two"))
+        pids.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0]
+    assert sorted(file.name for file in (tmp_path / "two/.parts").glob("*.jsonl")) == ["0-of-2.jsonl", "1-of-2.jsonl"]
+    assert content(tmp_path / "two") == content(tmp_path / "out")
 
 
 def odd_rows(world: Path) -> list[tuple]:

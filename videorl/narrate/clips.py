@@ -1,12 +1,13 @@
 """The clips that are narrated: the moments of a list, or all windows of videos.
 
-Both are data sets whose `facts(i)` lists what is known of each clip of sample i before it is read: its video and its
-seconds, and its `number`, on which what is drawn for it depends.
+Both are data sets whose `facts(i)` lists what is known of each of the `count(i)` clips of sample i before it is read:
+its video and its seconds, and its `number`, on which what is drawn for it depends.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -37,6 +38,9 @@ class Rows(Moments):
         row = self.rows[i]
         return row.start, row.end
 
+    def count(self, i: int) -> int:
+        return 1
+
     def facts(self, i: int) -> list[dict]:
         start, end = self.moment(i)
         return [{"number": i, "video": self.rows.name(i), "start": start, "end": end}]
@@ -63,14 +67,18 @@ class Stretches(Blocks):
         super().__init__(blocks, windows, max_pixels)
         self.names, self.lengths = names, lengths
 
+    def count(self, i: int) -> int:
+        return self.blocks[i].stop - self.blocks[i].first
+
     def facts(self, i: int) -> list[dict]:
         block = self.blocks[i]
         name, length = self.names[block.path], self.lengths[block.path]
-        starts = [float(start) for start in self.windows.starts(torch.arange(block.first, block.stop).numpy())]
-        ends = [min(start + self.windows.seconds, length) for start in starts]
+        numbers = np.arange(block.first, block.stop)
+        starts = self.windows.starts(numbers)
+        ends = np.minimum(starts + self.windows.seconds, length)
         return [
-            {"number": k, "video": name, "start": round(start, 3), "end": round(end, 3)}
-            for k, start, end in zip(range(block.first, block.stop), starts, ends)
+            {"number": number, "video": name, "start": round(start, 3), "end": round(end, 3)}
+            for number, start, end in zip(numbers.tolist(), starts.tolist(), ends.tolist())
         ]
 
     def __getitem__(self, i: int) -> list[dict]:
