@@ -12,7 +12,7 @@ import pytest
 
 from videorl.cli import check as tool
 from videorl.loading.pool import Workers
-from videorl.prepare import files
+from videorl.prepare import check, files
 from videorl.prepare.files import Look
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def add_faults(folder: Path) -> set[tuple]:
         "videos/truncated.mp4 0": ("unreadable", 4),
         "videos/empty.mp4 0": ("empty", 5),
         "videos/copy.mp4 1": ("duplicate", 6),
-        "videos/missing.mp4 2": ("unreadable", 7),
+        "videos\\missing.mp4 2": ("unreadable", 7),
         "videos/short.mp4 0": ("short", 8),
         "videos/tiny.mp4 0": ("odd", 9),
         "videos/gap.mp4 0": ("odd", 10),
@@ -115,14 +115,31 @@ def test_each_fault_is_found_once_with_its_line(good, run):
     assert len(section["findings"]) == len(expected)
     stages = {finding["line"]: finding["stage"] for finding in section["findings"]}
     assert stages[4] == stages[7] == stages[13] == "open"
-    assert "line 7: videos/missing.mp4: open: No such file or directory" in out
+    missing = f"No such file or directory: {good}/videos/missing.mp4"
+    assert f"line 7: videos\\missing.mp4: open: {missing}\n" in out
     assert "line 6: videos/copy.mp4: same contents as line 2 (videos/good 1.mp4)" in out
     assert "line 14: videos/./good 2.mp4: same file as line 3" in out
     assert "line 10: videos/gap.mp4: uneven frame rate: up to 8.2 times the mean" in out  # 11 of 39 / 29
     assert f"uneven in 1 of {section['videos']['files']} files; dense clips go by time there" in out
     assert "\x1b" not in out
+    assert "DATA." not in out + err, "there is no config"
     assert section["labels"]["rows_by_class"] == {"0": 7, "1": 2, "2": 3, "7": 1}
     assert section["labels"]["first_without_rows"] == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("labels", "odd"), [([0, 1, 2, 999, 998], [4]), ([0, 3, 9], []), ([*range(20), 31], [])])
+def test_labels_far_above_the_others_are_odd_where_no_config_counts_the_classes(tmp_path, labels, odd):
+    (tmp_path / "a.csv").write_text("".join(f"{k}.mp4 {label}\n" for k, label in enumerate(labels)))
+    split = check.read_csv(tmp_path / "a.csv")
+    assert [finding.line - 1 for finding in check._odd_labels(split)] == odd
+    split.num_classes = 1000
+    assert not list(check._odd_labels(split))
+
+
+def test_the_separator_of_a_csv_is_named_as_it_is_typed(tmp_path):
+    (tmp_path / "a.csv").write_text("a.mp4,3\n")
+    [broken] = check.read_csv(tmp_path / "a.csv").broken
+    assert broken.reason == "expected `path label`, found 'a.mp4,3' (see --separator: it seems to be ',')"
 
 
 def test_clean_csv_holds_the_good_rows_and_is_never_written_over_a_file(good, run):
@@ -278,9 +295,12 @@ def test_a_config_names_all_splits_and_its_clean_csvs_train(tmp_path, run):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["nothing.csv"], "does not exist"),
+        (["nothing.csv"], "/nothing.csv does not exist; the folder holds train.csv\n"),
         (["train.csv", "DATA.NUM_FRAMES", "8"], "KEY VALUE pairs are for a config"),
-        (["train.csv", "--root", "nowhere"], "nowhere does not exist"),
+        (
+            ["train.csv", "--root", "nowhere"],
+            "nowhere does not exist; set --root to where the paths in train.csv start",
+        ),
         (["train.csv", "--hash", "train.csv"], "line 1 is not"),
         (["train.csv", "--hash", "videos"], "Is a directory"),
         (["train.csv", "--workers", "0"], "--workers"),

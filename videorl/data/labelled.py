@@ -12,7 +12,7 @@ import numpy as np
 
 from videorl.data.dataset import ClipDataset, Records, check_views, class_numbers
 from videorl.data.lines import parse_lines, read_lines, separator_of, split_label, unquoted
-from videorl.data.paths import Paths, check_root, has_ending
+from videorl.data.paths import KEYS, Paths, Settings, check_root, has_ending, shortened
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Spec
 
@@ -111,18 +111,20 @@ def read_csv(
     return parse_lines(file, lines, lambda line: parse_line(line, separator, num_classes, multi_label, paths))
 
 
-def parse_line(line: str, separator: str, num_classes: int, multi_label: bool, paths: Paths) -> tuple[str, list[int]]:
+def parse_line(
+    line: str, separator: str, num_classes: int, multi_label: bool, paths: Paths, settings: Settings = KEYS
+) -> tuple[str, list[int]]:
     """Path and labels of one line. Raises `ValueError` that says what is wrong with it."""
     cells = split_label(line, separator)
     if cells is None:
-        expected = f"expected `path{separator}label`, found {line[:60]!r} (see DATA.PATH_LABEL_SEPARATOR"
+        expected = f"expected `path{separator}label`, found {shortened(line)} (see {settings.separator}"
         found = re.search(r'([,;|\t])\s*"?[0-9]+"?\s*$', line)
         raise ValueError(f"{expected}: it seems to be {found[1]!r})" if found else f"{expected})")
     path, label = cells
     parts = label.split(",") if multi_label else [label]
     if not all(re.fullmatch(r"[0-9]{1,9}", p) for p in parts) or (multi_label and path.endswith(",")):
         kind = "class numbers `3,14` (no spaces)" if multi_label else "a class number"
-        raise ValueError(f"expected {kind} after {separator!r}, found {label[:40]!r}")
+        raise ValueError(f"expected {kind} after {separator!r}, found {shortened(label)}")
     numbers = [int(p) for p in parts]
     if max(numbers) >= num_classes:
         raise ValueError(f"label {max(numbers)} is not in 0 … {num_classes - 1}; check MODEL.NUM_CLASSES")
@@ -140,7 +142,7 @@ def _video(text: str, paths: Paths) -> str:
         return paths(start)
     if has_ending(start) or paths.is_folder(start):
         what = "numbers before the label" if has_ending(start) else "a folder before the label"
-        raise ValueError(f"{text[:60]!r}: {what}: such lists are read by TRAIN.DATASET and TEST.DATASET video_list")
+        raise ValueError(f"{shortened(text)}: {what}: such lists are read by TRAIN.DATASET and TEST.DATASET video_list")
     return path
 
 

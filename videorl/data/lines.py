@@ -5,16 +5,16 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from videorl.data.paths import OutsideError
+from videorl.data.paths import KEYS, OutsideError, Settings, shortened
 from videorl.registry import UserError
 
 Sample = TypeVar("Sample", bound=Hashable)
 
 
-def read_lines(file: Path) -> list[tuple[int, str]]:
+def read_lines(file: Path, settings: Settings = KEYS) -> list[tuple[int, str]]:
     """Number (from 1) and text of each line that is not blank. Raises `UserError`: no such file, or no UTF-8 text."""
     if not file.is_file():
-        raise UserError(_missing_csv(file))
+        raise UserError(_missing_csv(file, settings))
     try:
         # Not splitlines, which also ends lines at characters that file names may hold.
         lines = file.read_text(encoding="utf-8-sig").split("\n")
@@ -23,14 +23,13 @@ def read_lines(file: Path) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _missing_csv(file: Path) -> str:
+def _missing_csv(file: Path, settings: Settings) -> str:
+    wanted = f"; set {settings.annotations} to the folder of {file.name}" * bool(settings.annotations)
     if not file.parent.is_dir():
-        return f"annotation folder {file.parent} does not exist; set DATA.PATH_TO_DATA_DIR to the folder of {file.name}"
+        return f"annotation folder {file.parent.absolute()} does not exist{wanted}"
     there = ", ".join(sorted(p.name for p in file.parent.glob("*.csv"))) or "no csv file"
-    return (
-        f"{file.absolute()} does not exist; the folder holds {there}; set DATA.PATH_TO_DATA_DIR to the folder of"
-        f" {file.name}, with lines `path label`"
-    )
+    lines = f"{wanted}, with lines `path label`" if wanted else ""
+    return f"{file.absolute()} does not exist; the folder holds {there}{lines}"
 
 
 def parse_lines(
@@ -48,8 +47,8 @@ def parse_lines(
             sample, labels = parse(line)
             first, before = seen.setdefault(sample, (number, labels))
             if before != labels:
-                name = str(sample)[:60]
-                raise ValueError(f"{name!r} has label {_joined(labels)}, but {_joined(before)} on line {first}")
+                name = shortened(str(sample))
+                raise ValueError(f"{name} has label {_joined(labels)}, but {_joined(before)} on line {first}")
             rows.append((sample, labels))
         except OutsideError as error:
             outside.append(f"{number}: {error}")

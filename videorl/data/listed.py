@@ -21,7 +21,7 @@ from videorl.clip import sampling
 from videorl.data.dataset import ClipDataset, Records, check_views
 from videorl.data.labelled import BOUND, read_classes
 from videorl.data.lines import parse_lines, read_lines, unquoted
-from videorl.data.paths import Paths, check_root, has_ending
+from videorl.data.paths import Paths, check_root, has_ending, shortened
 from videorl.registry import DATASETS, UserError, did_you_mean
 from videorl.spec import Spec
 from videorl.video.errors import VideoError, another_size, at_stage
@@ -86,7 +86,7 @@ class Layout:
         path = texts["path"]
         if not self.numbered and self.ends_in_number(path):
             more = f"{len(numbers) + 1} numbers or more end it, and no file has the name {shortened(path)}"
-            raise ValueError(f"expected `{self}` as on the first line, found {shortened(line)}: {more}")
+            raise ValueError(f"expected `{self}` as on the first line, found {shortened(line.strip(), 120)}: {more}")
         path = self.paths(path)
         part = _part(path, numbers)
         if part.folder and "label" in numbers and has_ending(path) and not self.paths.is_folder(path):
@@ -99,7 +99,7 @@ class Layout:
     def _split(self, line: str) -> dict[str, str]:
         """The text of each column."""
         texts = dict(zip(self.columns, self._texts(line)))
-        wrong = f"expected `{self}` as on the first line, found {shortened(line)}"
+        wrong = f"expected `{self}` as on the first line, found {shortened(line.strip(), 120)}"
         if len(texts) != len(self.columns) or not all(texts.values()):
             raise ValueError(wrong)
         for name, text in texts.items():
@@ -122,13 +122,6 @@ class Layout:
     def path(self, line: str) -> str:
         """The path on a line, or nothing where the line has too few columns."""
         return dict(zip(self.columns, self._texts(line))).get("path", "")
-
-
-def shortened(text: str, most: int = 120) -> str:
-    """A line in quotation marks, without its middle if it is long: what is wrong mostly stands at its end."""
-    text = text.strip()
-    half = most // 2
-    return repr(text if len(text) <= most else f"{text[:half]} … {text[-half:]}")
 
 
 def _is_number(text: str) -> bool:
@@ -165,7 +158,7 @@ def detect(line: str, num_classes: int | None, paths: Paths) -> Layout:
     count = next((k for k, text in enumerate(texts[:0:-1]) if not _is_number(unquoted(text))), len(texts) - 1)
     if not count:
         expected = " or ".join(f"`{' '.join(columns)}`" for columns in known.values())
-        raise ValueError(f"expected {expected}, found {shortened(line)}")
+        raise ValueError(f"expected {expected}, found {shortened(line.strip(), 120)}")
     return Layout(known[min(count, max(known))], comma, num_classes, paths)
 
 

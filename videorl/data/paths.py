@@ -3,26 +3,46 @@
 import os
 import re
 from collections import defaultdict
+from typing import NamedTuple
 
-from videorl.registry import UserError
+from videorl.registry import UserError, printable
 from videorl.video.folder import EXTENSIONS
+
+
+class Settings(NamedTuple):
+    """What a message tells the user to set: keys of a config, or the flags of a command."""
+
+    annotations: str = "DATA.PATH_TO_DATA_DIR"
+    root: str = "DATA.PATH_PREFIX"
+    separator: str = "DATA.PATH_LABEL_SEPARATOR"
+
+
+KEYS = Settings()
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """Text of a list in quotation marks, without its middle if it is long: what is wrong mostly stands at its end."""
+    half = most // 2
+    return f"'{printable(text if len(text) <= most else f'{text[:half]} … {text[-half:]}')}'"
 
 
 class OutsideError(ValueError):
     """A path leaves the folder of its videos."""
 
 
-def check_inside(path: str) -> None:
-    """Raises `OutsideError` for a path that leaves the folder it starts from."""
+def check_inside(path: str, written: str = "") -> None:
+    """Raises `OutsideError` for a path, which the list has as `written`, that leaves the folder it starts from."""
     climbs = os.path.normpath(path).split(os.sep)[0] == ".."
     if os.path.isabs(path) or climbs or re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", path):
-        raise OutsideError(f"{path[:60]!r} leaves the video folder; set DATA.ALLOW_OUTSIDE_ROOT True to allow it")
+        raise OutsideError(
+            f"{shortened(written or path)} leaves the video folder; set DATA.ALLOW_OUTSIDE_ROOT True to allow it"
+        )
 
 
-def check_root(root: str, file: str | os.PathLike) -> None:
+def check_root(root: str, file: str | os.PathLike, settings: Settings = KEYS) -> None:
     """Raises `UserError` unless the folder that the paths in `file` start from exists."""
     if not os.path.isdir(root):
-        raise UserError(f"video folder {root} does not exist; set DATA.PATH_PREFIX to where the paths in {file} start")
+        raise UserError(f"video folder {root} does not exist; set {settings.root} to where the paths in {file} start")
 
 
 def has_ending(path: str) -> bool:
@@ -47,13 +67,15 @@ class Paths:
     def __call__(self, text: str) -> str:
         """The path that `text` means. Raises `ValueError` for one that no file can have or that may not be read."""
         if "\0" in text:
-            raise ValueError(f"the path {text[:60]!r} holds a NUL character")
+            raise ValueError(f"the path {shortened(text)} holds a NUL character")
+        if '"' in text[:1] + text[-1:] and not self.is_there(text):
+            raise ValueError(f"the quotation mark of {shortened(text)} is not closed; write both or none")
         if re.match(r"[a-zA-Z]:[\\/]", text):
-            raise ValueError(f"{text[:60]!r} is a path of Windows; write paths from the video folder on")
+            raise ValueError(f"{shortened(text)} is a path of Windows; write paths from the video folder on")
         path = os.path.expanduser(text) if text.startswith("~/") else text
         slashed = path.replace("\\", "/")
         if not self.allow_outside:
-            check_inside(slashed)
+            check_inside(slashed, text)
         if slashed != path and not self.is_there(path):
             path = slashed
         return path if has_ending(path) or self.is_there(path) else self._with_ending(path)
@@ -67,7 +89,7 @@ class Paths:
     def _with_ending(self, path: str) -> str:
         found = self._names(path)[1].get(os.path.basename(path), [])
         if len(found) > 1:
-            raise ValueError(f"{path[:60]!r} may be {' or '.join(sorted(found))}; write the ending")
+            raise ValueError(f"{shortened(path)} may be {' or '.join(sorted(found))}; write the ending")
         return os.path.join(os.path.dirname(path), found[0]) if found else path
 
     def _names(self, path: str) -> tuple[dict[str, bool], dict[str, list[str]]]:

@@ -17,9 +17,9 @@ import numpy as np
 
 from videorl.clip import sampling
 from videorl.data.labelled import Labelled, parse_line
-from videorl.data.lines import read_lines, separator_of
+from videorl.data.lines import read_lines, separator_of, split_label
 from videorl.data.listed import VideoList, read_list
-from videorl.data.paths import Paths, check_root
+from videorl.data.paths import KEYS, Paths, Settings, check_root, shortened
 from videorl.loading.pool import Workers
 from videorl.prepare.files import Facts, Look, Progress, find_equal, scan, silent
 from videorl.prepare.manifest import Manifest, difference, refuse_existing
@@ -31,7 +31,7 @@ KINDS = {
     "unreadable": "files that cannot be opened or decoded",
     "empty": "files without a byte",
     "short": "videos shorter than a clip",
-    "odd": "videos that can be read, but look wrong or are slow to read",
+    "odd": "videos that look wrong or are slow to read, and labels far above the others",
     "duplicate": "rows with the video of an earlier row",
     "conflict": "rows with one video and different labels",
     "leaked": "training videos that are evaluated on, too",
@@ -42,6 +42,8 @@ KINDS = {
 DROPPED = {"broken", "unreadable", "empty", "duplicate", "conflict", "leaked", "changed"}
 
 MOST_CLASSES = 2**31  # where no config says how many there are
+FLAGS = Settings(annotations="", root="--root", separator="--separator")  # what may be set where there is no config
+GAP = 10  # classes in a row without rows, which a list of few rows may well have
 LISTED = 10  # findings of one kind that are printed; the json report holds all
 
 
@@ -61,14 +63,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a csv: number from 1, path as it stands there, class numbers, the whole text, and in words which part
-    of the file is meant, where it is not the whole.
+    """One line of a csv: number from 1, path of its file from the video folder, class numbers, the whole text, path as
+    it is written there, and in words which part of the file is meant, where it is not the whole.
     """
 
     line: int
     path: str
     labels: tuple[int, ...]
     text: str
+    written: str
     part: str = ""
 
 
@@ -100,16 +103,18 @@ def read_csv(
     num_classes: int = MOST_CLASSES,
     multi_label: bool = True,
     allow_outside: bool = True,
+    settings: Settings = FLAGS,
 ) -> Split:
     """The split in a csv. `root`: folder its paths start from, by default its own. Raises `UserError`: no such csv."""
-    lines = read_lines(file)
+    lines = read_lines(file, settings)
     root = os.path.abspath(root or file.parent)
-    check_root(root, file)
+    check_root(root, file, settings)
     split, paths, separator = Split(file.stem, file, root, []), Paths(root, allow_outside), separator_of(separator)
     for number, text in lines:
         with _noted(split, number, text):
-            path, labels = parse_line(text, separator, num_classes, multi_label, paths)
-            split.rows.append(Row(number, path, tuple(sorted(labels)), text))
+            path, labels = parse_line(text, separator, num_classes, multi_label, paths, settings)
+            written, _ = split_label(text, separator)
+            split.rows.append(Row(number, path, tuple(sorted(labels)), text, written))
     if not lines:
         raise UserError(f"{file} holds no samples; expected lines `path{separator}label`")
     return split
@@ -124,9 +129,11 @@ def read_video_list(file: Path, root: str, num_classes: int | None, allow_outsid
         with _noted(split, number, text):
             part, labels = layout.parse(text)
             if part.folder:
-                raise UserError(f"{file}:{number}: {part.path[:60]!r} is a folder of frames; only videos are checked")
+                raise UserError(
+                    f"{file}:{number}: {shortened(layout.path(text))} is a folder of frames; only videos are checked"
+                )
             known = tuple(labels) if num_classes is not None else ()
-            split.rows.append(Row(number, part.path, known, text, part.span))
+            split.rows.append(Row(number, part.path, known, text, layout.path(text), part.span))
     return split
 
 
@@ -149,6 +156,7 @@ def read_split(entry: Entry, spec: Spec, name: str, values: Mapping[str, object]
             values["NUM_CLASSES"],
             values["MULTI_LABEL"],
             spec.reading.allow_outside_root,
+            KEYS,
         )
         split.num_classes, split.sampling = values["NUM_CLASSES"], "uniform" if entry.build.uniform else "dense"
     elif entry.build is VideoList:
@@ -158,7 +166,7 @@ def read_split(entry: Entry, spec: Spec, name: str, values: Mapping[str, object]
         split.num_classes, split.sampling = classes, "strided" if values["SAMPLING"] == "dense" else "uniform"
     else:
         data = entry(spec, name, values=values)
-        split = Split(name, None, os.sep, [Row(i + 1, data.path(i), (), "") for i in range(len(data))])
+        split = Split(name, None, os.sep, [Row(i + 1, data.path(i), (), "", data.path(i)) for i in range(len(data))])
     split.clip, split.training = spec.clip, name == "train"
     return split
 
@@ -232,7 +240,7 @@ def check(
     base = base_of(splits)
     sections = []
     for split in splits:
-        findings = [*split.broken, *_bad_files(split, files), *_repeated(split, files)]
+        findings = [*split.broken, *_bad_files(split, files), *_odd_labels(split), *_repeated(split, files)]
         if split.training:
             findings += _leaked(split, [s for s in splits if not s.training], files)
         if manifest is not None:
@@ -252,7 +260,7 @@ def _changed(split: Split, files: Mapping[str, Facts], manifest: Manifest, base:
         path = split.path(row)
         if found := difference(path, files[path], manifest, base):
             kind, reason = found
-            yield Finding(kind, row.line, row.path, reason)
+            yield Finding(kind, row.line, row.written, reason)
 
 
 def _bad_files(split: Split, files: Mapping[str, Facts]) -> Iterator[Finding]:
@@ -261,14 +269,15 @@ def _bad_files(split: Split, files: Mapping[str, Facts]) -> Iterator[Finding]:
     for row in split.rows:
         facts = files[split.path(row)]
         if facts.size == 0:
-            yield Finding("empty", row.line, row.path, "0 bytes", "open")
+            yield Finding("empty", row.line, row.written, "0 bytes", "open")
         elif facts.stage:
-            yield Finding("unreadable", row.line, row.path, facts.reason, facts.stage)
+            where = f": {split.path(row)}" * (facts.size < 0 and row.written != split.path(row))
+            yield Finding("unreadable", row.line, row.written, facts.reason + where, facts.stage)
         else:
             if reason := _too_short(facts, split):
-                yield Finding("short", row.line, row.path, reason)
+                yield Finding("short", row.line, row.written, reason)
             if reasons := _oddities(facts, usual):
-                yield Finding("odd", row.line, row.path, "; ".join(reasons))
+                yield Finding("odd", row.line, row.written, "; ".join(reasons))
 
 
 def _too_short(facts: Facts, split: Split) -> str:
@@ -327,15 +336,15 @@ def _repeated(split: Split, files: Mapping[str, Facts]) -> Iterator[Finding]:
         first = rows[0]
         for row in rows:
             if other := next((r for r in rows if r.labels != row.labels), None):
-                yield Finding("conflict", row.line, row.path, _conflict(row, other))
+                yield Finding("conflict", row.line, row.written, _conflict(row, other))
             elif row is not first:
                 what = "file" if split.path(row) == split.path(first) else "contents"
-                yield Finding("duplicate", row.line, row.path, f"same {what} as line {first.line} ({first.path})")
+                yield Finding("duplicate", row.line, row.written, f"same {what} as line {first.line} ({first.written})")
 
 
 def _conflict(row: Row, other: Row) -> str:
     own, theirs = (",".join(map(str, r.labels)) for r in (row, other))
-    return f"label {own}; the same video has label {theirs} in line {other.line} ({other.path})"
+    return f"label {own}; the same video has label {theirs} in line {other.line} ({other.written})"
 
 
 def _leaked(train: Split, others: Sequence[Split], files: Mapping[str, Facts]) -> Iterator[Finding]:
@@ -345,8 +354,23 @@ def _leaked(train: Split, others: Sequence[Split], files: Mapping[str, Facts]) -
         for row in split.rows:
             for own in known.get(_video(row, split, files), ()):
                 if own.line not in seen:
-                    yield Finding("leaked", own.line, own.path, f"also in {split.name}, line {row.line} ({row.path})")
+                    yield Finding(
+                        "leaked", own.line, own.written, f"also in {split.name}, line {row.line} ({row.written})"
+                    )
                 seen.add(own.line)
+
+
+def _odd_labels(split: Split) -> Iterator[Finding]:
+    """The first row of each class above a gap, where no config says how many classes there are.
+
+    A gap: more classes without rows than there are classes with rows below it, and at least GAP.
+    """
+    first = {label: row for row in reversed(split.rows) for label in row.labels}
+    classes = sorted(first) if split.num_classes is None else []
+    for seen, (below, label) in enumerate(itertools.pairwise(classes), 1):
+        if label - below > max(seen, GAP):
+            reason = f"label {label}: the next lower one is {below}"
+            yield Finding("odd", first[label].line, first[label].written, reason)
 
 
 def _label_statistics(split: Split) -> dict:

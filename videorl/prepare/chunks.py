@@ -19,7 +19,7 @@ import av
 
 from videorl.data.lines import line_of, read_lines, separator_of, split_label, unquoted
 from videorl.data.listed import Layout, Part, detect
-from videorl.data.paths import OutsideError, Paths
+from videorl.data.paths import OutsideError, Paths, shortened
 from videorl.loading.pool import Workers
 from videorl.loading.quarantine import Bad
 from videorl.prepare.crew import Progress, Pulse, each
@@ -133,7 +133,7 @@ def _of_layout(layout: Layout, line: str) -> tuple[Part, str]:
     part, _ = layout.parse(line)
     if part.folder:
         raise ValueError(
-            f"expected a video file, found a folder of frames: {line.strip()[:60]!r};"
+            f"expected a video file, found a folder of frames: {shortened(line.strip())};"
             " if these lines are `path label`, give --separator"
         )
     label = UNLABELLED
@@ -145,7 +145,7 @@ def _of_layout(layout: Layout, line: str) -> tuple[Part, str]:
 def _of_path(separator: str, labelled: bool, paths: Paths, line: str) -> tuple[Part, str]:
     label = _label(separator, line)
     if labelled != (label is not None):
-        raise ValueError(f"expected `path{separator}label` in all lines or in none: {line[:60]!r}")
+        raise ValueError(f"expected `path{separator}label` in all lines or in none: {shortened(line)}")
     path = split_label(line, separator)[0] if labelled else unquoted(line)
     label = label or UNLABELLED
     return Part(paths(path)), separator + (f'"{label}"' if separator in label else label)
