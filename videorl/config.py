@@ -102,12 +102,13 @@ def load(
     before all of these, from the tree of global and model keys without them.
     Returns a frozen tree in which all sugar is expanded. Raises `UserError` for an unknown key, name or type.
     """
-    registry.discover()
     settings = [setting for name, text in texts.items() for setting in parse_text(text, name)]
     for file in files:
         settings += read_file(Path(file))
     settings += read_overrides(list(overrides))
     settings += [Setting((key,), value, "command line") for key, value in top.items() if value is not None]
+    _check_early(settings)
+    registry.discover()
     settings = dialect.translate(settings)
     without_maps = build_tree(s for s in settings if s.path[0] not in MAPS)
     _check_names(without_maps, settings)
@@ -122,6 +123,51 @@ def load(
     _tell_unread(cfg, settings)
     cfg.freeze()
     return cfg
+
+
+def _check_early(settings: list[Setting]) -> None:
+    """Raises `UserError` for what is wrong whatever the keys of components are: importing them takes seconds."""
+    schema, published = global_schema(), {*dialect.RULES, *map(".".join, dialect.SHORT_KEYS)}
+    registered = {what[name].node for what in (DATASETS, MODELS, LOSSES, EVALS) for name in what}
+    own = registered | registry.declared()[1] | {*MAPS, "BATCHES"}
+    heads = own | {path[0] for path in schema} | {name.split(".")[0] for name in published}
+    for setting in settings:
+        head = setting.path[0]
+        if head in MAPS and len(setting.path) > 1:
+            _check_entry_name(head, setting.path[1], setting.where)
+        known_later = head in own or (head in heads and ".".join(setting.path) in published)
+        if setting.value != {} and not known_later:
+            _checked(setting, schema)
+    for setting in {s.path: s for s in settings}.values():
+        if what := _names_a(setting.path):
+            _check_name_early(setting, what, settings)
+
+
+def _check_name_early(setting: Setting, what: Registry, settings: list[Setting]) -> None:
+    name, rule = setting.value, dialect.RULES.get(".".join(setting.path))
+    name = str(rule.of(name) if rule else name)
+    if what is MODELS and name in dialect.MODEL_NAMES:
+        return
+    if what is DATASETS and any(s.path[0] == "DATASETS" or s.path[-1].startswith("MULTI_") for s in settings):
+        return  # it may be an entry of those
+    if name != ALL:
+        try:
+            what.check(name, {*what, *registry.declared()[0][what.kind]})
+        except UserError as error:
+            raise UserError(f"{setting.where}: {'.'.join(setting.path)}: {error}") from None
+
+
+def _names_a(path: tuple[str, ...]) -> Registry | None:
+    """What kind of component a key names."""
+    if path[0] in MAPS and path[2:] == ("NAME",):
+        return MAPS[path[0]][0]
+    return {
+        ("MODEL", "MODEL_NAME"): MODELS,
+        ("MODEL", "LOSS_FUNC"): LOSSES,
+        ("BATCHES", "NAME"): BATCHES,
+        ("TRAIN", "DATASET"): DATASETS,
+        ("TEST", "DATASET"): DATASETS,
+    }.get(path)
 
 
 def build_tree(settings: Iterable[Setting]) -> CfgNode:
@@ -229,14 +275,18 @@ def _check_entries(cfg: CfgNode) -> None:
     """Every key of every component in use has a value, and a name that can be that of a file in OUTPUT_DIR."""
     for kind in MAPS:
         for name, node in cfg[kind].items():
-            taken = TAKEN.get(kind, ("", ""))
-            if name == taken[0]:
-                raise UserError(f"{kind}.{name}: {taken[1]} has that name; give the entry another")
-            if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
-                raise UserError(f"{kind}.{name[:100]}: expected a name of at most 100 letters, digits, '_' and '-'")
+            _check_entry_name(kind, name)
             missing = [key for key, value in node.items() if value is REQUIRED]
             if missing:
                 raise UserError(f"{kind}.{name}: {', '.join(missing)} must be given")
+
+
+def _check_entry_name(kind: str, name: str, where: str = "") -> None:
+    taken, place = TAKEN.get(kind, ("", "")), f"{where}: " * bool(where)
+    if taken[0] and name == taken[0]:
+        raise UserError(f"{place}{kind}.{name}: {taken[1]} has that name; give the entry another")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+        raise UserError(f"{place}{kind}.{name[:100]}: expected a name of at most 100 letters, digits, '_' and '-'")
 
 
 def _check_log_dir(folder: str) -> None:

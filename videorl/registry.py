@@ -6,6 +6,7 @@ the meaning from the line `depth: ...` under `Keys:` in its docstring. A key tha
 """
 
 import difflib
+import functools
 import importlib
 import inspect
 import operator
@@ -13,10 +14,12 @@ import pkgutil
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+HERE = Path(__file__).parent
 REQUIRED = inspect.Parameter.empty
 
 
@@ -135,10 +138,14 @@ class Registry:
         return decorate
 
     def __getitem__(self, name: str) -> Entry:
-        if name not in self._entries:
-            hint = did_you_mean(name, self._entries)
-            raise UserError(f"unknown {self.kind} {name!r}{hint} (known: {', '.join(sorted(self._entries))})")
+        self.check(name, self._entries)
         return self._entries[name]
+
+    def check(self, name: str, known: Collection[str]) -> None:
+        """Raises `UserError` for a name that is not among the known ones."""
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise UserError(f"unknown {self.kind} {name!r}{hint} (known: {', '.join(sorted(known))})")
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -201,14 +208,29 @@ def _key_docs(doc: str) -> dict[str, str]:
     return docs
 
 
+PACKAGES = ("data", "loading", "models", "losses", "evals")
+
+
 def discover() -> None:
     """Imports every component of the package, so that each registers itself."""
-    import videorl
-
-    for package in ("data", "loading", "models", "losses", "evals"):
-        folder = [str(Path(videorl.__path__[0]) / package)]
-        for module in pkgutil.iter_modules(folder, f"videorl.{package}."):
+    for package in PACKAGES:
+        for module in pkgutil.iter_modules([str(HERE / package)], f"videorl.{package}."):
             importlib.import_module(module.name)
+
+
+@functools.cache
+def declared() -> tuple[dict[str, set[str]], set[str]]:
+    """What `discover` registers: names by kind, and the nodes of their keys.
+
+    Read from the text of the modules: importing them, and with them torch, takes seconds.
+    """
+    names, nodes = defaultdict(set), set()
+    form = re.compile(r'^@([A-Z]+)\.register\("(\w+)"(?:, node="(\w+)")?', re.MULTILINE)
+    for file in (file for package in PACKAGES for file in (HERE / package).glob("*.py")):
+        for registry, name, node in form.findall(file.read_text(encoding="utf-8")):
+            names[globals()[registry].kind].add(name)
+            nodes |= {node} - {""}
+    return names, nodes
 
 
 def import_project(folder: Path) -> None:

@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import math
+import os
 import re
 import reprlib
 import types
@@ -196,10 +197,11 @@ def read_overrides(words: list[str]) -> list[Setting]:
         raise UserError(
             f"overrides are pairs KEY VALUE; found an odd number of words, one is missing: {' '.join(words)}"
         )
-    return [
-        Setting(tuple(key.split(".")), value, "command line")
-        for key, value in zip(words[::2], words[1::2], strict=True)
-    ]
+    pairs = list(zip(words[::2], words[1::2], strict=True))
+    for key, _ in pairs:
+        if not all(key.split(".")):
+            raise UserError(f"command line: {shown(key)} is no key; expected names with one dot between, as TRAIN.ENABLE")
+    return [Setting(tuple(key.split(".")), value, "command line") for key, value in pairs]
 
 
 # ------------------------------------------------------------------------------------------------------------ types
@@ -288,6 +290,7 @@ def _to_float(value):
 
 
 def _to_str(value):
+    """Text as it is; `~/` at its beginning is the home folder, as in a shell."""
     if value is None or (isinstance(value, str) and value == "None"):
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
@@ -295,7 +298,7 @@ def _to_str(value):
     # Neither a file nor a terminal takes control characters, or halves of characters.
     if any(unicodedata.category(c) in ("Cc", "Cs") and c != "\t" for c in str(value)):
         raise ValueError
-    return str(value)
+    return os.path.expanduser(value) if str(value).startswith("~/") else str(value)
 
 
 def type_name(kind) -> str:
