@@ -1,6 +1,7 @@
 """Rules for all tests: none is skipped in CI, and a skip elsewhere stands in the summary with its reason."""
 
 import contextlib
+import errno
 import logging
 import os
 
@@ -25,6 +26,16 @@ def _reset_log() -> None:
             handler.close()
     log.propagate = True
     log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """`full_disk()`: from then on nothing can be written as a whole."""
+
+    def full(handle: int):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return lambda: monkeypatch.setattr(os, "fsync", full)
 
 
 def pytest_collection_modifyitems(config, items):

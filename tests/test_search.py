@@ -386,7 +386,7 @@ def test_the_page_is_whole_and_inert(find, videos, tmp_path):
     assert all(image["src"].startswith("data:image/webp;base64,") for image in page.all("img"))
     assert len(page.all("img")) == 3
     assert all(link["href"].startswith("file:///") for link in page.all("a"))
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 # ---- arithmetic ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import datetime
 import json
 import logging
 import math
-import os
 import sys
 import time
 from collections import deque
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from videorl import console
+from videorl import atomic, console
 from videorl.registry import printable
 
 log = logging.getLogger("videorl")
@@ -160,9 +159,7 @@ def _write_line(file: Path, line: str) -> None:
 def _keep_until(file: Path, until: float) -> None:
     """Broken lines, which a killed run leaves, go too."""
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in (_cut(line, until) for line in lines) if line), "utf-8")
-    os.replace(temporary, file)
+    atomic.write(file, "".join(line + "\n" for line in (_cut(line, until) for line in lines) if line))
 
 
 def _cut(line: str, until: float) -> str:

@@ -34,12 +34,12 @@ def test_a_broken_file_is_written_anew(tmp_path, said, broken):
 
 
 @pytest.mark.parametrize("kind", ["disk full", "folder"])
-def test_notes_that_cannot_be_written_end_nothing_and_results_are_an_error(tmp_path, said, kind):
-    for name in ("run", "results"):
-        if kind == "folder":
+def test_notes_that_cannot_be_written_end_nothing_and_results_are_an_error(tmp_path, said, full_disk, kind):
+    if kind == "disk full":
+        full_disk()
+    else:
+        for name in ("run", "results"):
             (tmp_path / f"{name}.json").mkdir()
-        else:
-            (tmp_path / f"{name}.tmp").symlink_to("/dev/full")
     run.note(tmp_path, {"a": 1})
     assert "run.json cannot be written (" in said.text
     with pytest.raises(UserError, match=r"results.json cannot be written \((No space left on device|Is a directory)\)"):

@@ -143,10 +143,10 @@ def test_the_first_sight_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["disk full", "folder", "not ours"])
-def test_a_list_that_cannot_be_written_is_told_and_nothing_is_lost(tmp_path, caplog, kind):
+def test_a_list_that_cannot_be_written_is_told_and_nothing_is_lost(tmp_path, caplog, full_disk, kind):
     file = tmp_path / "quarantine.jsonl"
     if kind == "disk full":
-        (tmp_path / "quarantine.tmp").symlink_to("/dev/full")
+        full_disk()
     elif kind == "folder":
         file.mkdir()
     else:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from videorl import atomic
 from videorl.data import columns
 from videorl.data.lists import read_columns, text_of
 from videorl.registry import UserError
@@ -203,7 +204,7 @@ def _claim(parts: Path, names: Sequence[str], root: str) -> None:
         _expect_sources(json.loads(mark.read_text(encoding="utf-8")), names, root, str(parts))
         return
     parts.mkdir(parents=True, exist_ok=True)
-    columns.replace(mark, json.dumps(_sources(names, root)).encode())
+    atomic.write(mark, json.dumps(_sources(names, root)))
 
 
 def _read(captions: CaptionFiles, name: str) -> Captions | str:
@@ -224,10 +225,8 @@ def _write_part(file: Path, found: list[Captions | str]) -> None:
         "ends": np.concatenate([c.ends for c in read] or [np.empty(0)]),
         "text": np.frombuffer(b"".join(texts), np.uint8),
     }
-    temporary = file.with_suffix(".tmp")
-    with open(temporary, "wb") as stream:
+    with atomic.writing(file) as stream:
         np.savez(stream, **arrays)
-    os.replace(temporary, file)
 
 
 def _join(files: list[Path], names: Sequence[str], out: Path, head: dict) -> dict:

@@ -7,12 +7,12 @@ The json is written last: it marks the file as complete, and holds its SHA-256.
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from videorl import atomic
 from videorl.registry import UserError
 
 ALIGNED = 64  # bytes
@@ -53,14 +53,13 @@ def _array(data: np.ndarray, dtype: str, shape: list[int], offset: int) -> np.nd
 
 def write(file: Path, arrays: Mapping[str, Iterable[np.ndarray]], head: Mapping) -> dict:
     """Writes arrays, each of which comes in pieces, and then the json with `head`; returns what it says."""
-    temporary, digest, places = file.with_name(file.name + ".tmp"), hashlib.sha256(), {}
-    with open(temporary, "wb") as stream:
+    digest, places = hashlib.sha256(), {}
+    with atomic.writing(file) as stream:
         for name, pieces in arrays.items():
             places[name] = _append(stream, digest, pieces)
         size = stream.tell()
-    os.replace(temporary, file)
     head = {**head, "bytes": size, "sha256": digest.hexdigest(), "arrays": places}
-    replace(head_of(file), json.dumps(head, indent=1).encode())
+    atomic.write(head_of(file), json.dumps(head, indent=1))
     return head
 
 
@@ -75,13 +74,6 @@ def _append(stream, digest, pieces: Iterable[np.ndarray]) -> dict:
         digest.update(piece.tobytes())
         length, kind = length + len(piece), piece.dtype.str
     return {"dtype": kind, "shape": [length], "offset": offset}
-
-
-def replace(file: Path, content: bytes) -> None:
-    """Writes a small file so that it is there as a whole or not at all."""
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, file)
 
 
 def sha256(file: Path) -> str:

@@ -3,29 +3,10 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import torch
 from tqdm import tqdm
 
 from videorl.loading.pool import Loader
-from videorl.loading.worker import Job
-
-
-class Looks:
-    """What `look(path)` says of each file, as a data set."""
-
-    split, epoch = "test", 0
-
-    def __init__(self, paths: Sequence[str], look: Callable[[str], object]):
-        self.paths, self.look = paths, look
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def path(self, i: int) -> str:
-        return self.paths[i]
-
-    def __getitem__(self, i: int) -> dict:
-        return {"found": self.look(self.paths[i]), "index": torch.tensor(i)}
+from videorl.loading.worker import Each, Job
 
 
 def look_at_each(
@@ -37,7 +18,7 @@ def look_at_each(
     """
     if not paths:
         return []
-    loader = make_loader(Looks(paths, look))
+    loader = make_loader(Each(paths, look))
     try:
         groups = in_batches(len(paths), 1)
         return list(read_each(loader, groups, lambda batch: by_index(batch, batch["found"]), title, "video"))

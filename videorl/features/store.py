@@ -9,16 +9,15 @@ with the number of windows of each, those that are bad with the reason, and its 
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from videorl import atomic
 from videorl.data.shards import meta_bytes, starts_of
 from videorl.features.draft import Draft, Kind
-from videorl.prepare.record import replace
 from videorl.registry import UserError
 
 LAYOUTS = ("npy", "safetensors", "mmpt")
@@ -65,7 +64,7 @@ class Store:
         arrays = {name: {"dtype": kind.dtype, "shape": [rows, *kind.shape]} for name, kind in draft.kinds.items()}
         bad = [video for video in draft.videos if "bad" in video]
         index = {"layout": self.layout, "videos": good, "bad": bad, "arrays": arrays, "files": files}
-        replace(self.index_of(shard), json.dumps(index, indent=1) + "\n")
+        atomic.write(self.index_of(shard), json.dumps(index, indent=1) + "\n")
 
     def _files(self, shard: int, draft: Draft, rows: int, good: Sequence[Mapping]) -> Iterator[tuple[str, tuple]]:
         """Name, beginning and files of rows of each file."""
@@ -92,30 +91,27 @@ class Store:
         if None in found:
             return {}
         bad = [row for index in found for row in index["bad"]]
-        replace(self.out / "quarantine.jsonl", "".join(json.dumps(row) + "\n" for row in bad))
+        atomic.write(self.out / "quarantine.jsonl", "".join(json.dumps(row) + "\n" for row in bad))
         if self.layout == "mmpt":
             names = {k: [Path(video["path"]).stem for video in index["videos"]] for k, index in enumerate(found)}
             _write(self.out / f"{self.split}_meta.pkl", meta_bytes(names), [])
         videos = sum(len(index["videos"]) for index in found)
         windows = sum(video["windows"] for index in found for video in index["videos"])
         totals = {"layout": self.layout, "shards": shards, "videos": videos, "windows": windows, "bad": len(bad)}
-        replace(self.out / INDEX, json.dumps(totals, indent=1) + "\n")
+        atomic.write(self.out / INDEX, json.dumps(totals, indent=1) + "\n")
         return totals
 
 
 def _write(file: Path, head: bytes, rows: Sequence[Path]) -> dict:
     """Writes a file that appears whole or not at all: `head`, then the content of others."""
-    draft, digest = file.with_name(f"{file.name}.{os.getpid()}.tmp"), hashlib.sha256()
-    with open(draft, "wb") as out:
+    digest = hashlib.sha256()
+    with atomic.writing(file) as out:
         for source in (io.BytesIO(head), *(open(path, "rb") for path in rows)):  # noqa: SIM115
             with source:
                 while part := source.read(1 << 22):
                     out.write(part)
                     digest.update(part)
-        out.flush()
-        os.fsync(out.fileno())
         size = out.tell()
-    os.replace(draft, file)
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 

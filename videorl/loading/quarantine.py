@@ -5,13 +5,13 @@ import itertools
 import json
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from videorl import atomic
 from videorl.registry import UserError
 
 log = logging.getLogger("videorl")
@@ -140,6 +140,4 @@ def _merge_into(path: Path, rows: Iterable[dict]) -> None:
         seen = merged.setdefault((row["dataset"], row["path"]), {**row, "met": []})
         seen["met"] = sorted({*seen["met"], *row["met"]})
         seen["count"] = max(len(seen["met"]), 1)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in merged.values()))
-    os.replace(temporary, path)
+    atomic.write(path, "".join(json.dumps(row) + "\n" for row in merged.values()))

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -48,6 +48,24 @@ class Loaded:
 
 class SampleFailed(RuntimeError):
     """A fault of the program, not of a file, while making a sample or batch; holds the worker's traceback as text."""
+
+
+class Each:
+    """What `look(path)` makes of each of many files, in the form of a data set: item i is `found`, and its `index`."""
+
+    split, epoch = "test", 0
+
+    def __init__(self, paths: Sequence[str], look: Callable[[str], object]):
+        self.paths, self.look = paths, look
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, i: int) -> str:
+        return self.paths[i]
+
+    def __getitem__(self, i: int) -> dict:
+        return {"found": self.look(self.paths[i]), "index": torch.tensor(i)}
 
 
 class Fetch:

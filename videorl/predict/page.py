@@ -1,6 +1,5 @@
 """Predictions as one HTML file that loads nothing: the clips play in it, and over time there are curves."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from videorl import report
+from videorl import atomic, report
 from videorl.predict.classifier import Curve, Prediction
 from videorl.predict.segments import segments
 from videorl.report.gallery import link, preview
@@ -65,10 +64,8 @@ def write(file: Path, found: Sequence[Prediction], *, top: int, source: str, unr
         style=Markup((report.HERE / "style.css").read_text(encoding="utf-8")),
         **{"width": WIDTH, "height": HEIGHT},
     )
-    draft = file.with_name(file.name + ".part")
     # Names of files may hold bytes that are no UTF-8, which Python carries as lone surrogates.
-    draft.write_bytes(text.encode("utf-8", "backslashreplace"))
-    os.replace(draft, file)
+    atomic.write(file, text.encode("utf-8", "backslashreplace"))
 
 
 def _tile(one: Prediction, top: int) -> Tile:

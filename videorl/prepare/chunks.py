@@ -17,6 +17,7 @@ from pathlib import Path
 
 import av
 
+from videorl import atomic
 from videorl.data.lines import line_of, read_lines, separator_of, split_label, unquoted
 from videorl.data.listed import Layout, Part, detect
 from videorl.data.paths import OutsideError, Paths, shortened
@@ -24,7 +25,7 @@ from videorl.loading.pool import Workers
 from videorl.loading.quarantine import Bad
 from videorl.prepare.crew import Progress, Pulse, each
 from videorl.prepare.cut import Encoding, cut
-from videorl.prepare.record import FACTS, Record, Rows, Shard, claim, finished, replace, unreadable
+from videorl.prepare.record import FACTS, Record, Rows, Shard, claim, finished, unreadable
 from videorl.registry import UserError
 from videorl.video.errors import VideoError
 from videorl.video.folder import EXTENSIONS, find
@@ -285,6 +286,6 @@ def _write(file: Path, lines: list[str], outcome: Outcome) -> None:
     old = file.read_text(encoding="utf-8") if file.exists() else None
     if old == text:
         return
-    replace(file, text)
+    atomic.write(file, text)
     instead = "" if old is None else f" (in place of {old.count(chr(10))})"
     outcome.written.append(f"{file}: {len(lines)} lines{instead}")

@@ -10,12 +10,13 @@ import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from videorl.clip import sampling
 from videorl.loading.pool import Pool, Workers
-from videorl.loading.worker import Fetch, Job, Loaded
+from videorl.loading.worker import Each, Fetch, Job, Loaded
 from videorl.spec import Reading
 from videorl.video.backends import check_backend
 from videorl.video.errors import VideoError
@@ -117,27 +118,16 @@ def _decode(video: Video, look: Look, facts: Facts) -> None:
 # ----------------------------------------------------------------------------------------------------------- many files
 
 
-class Files:
-    """What the workers run, in the form of a data set: item i is the facts about file i."""
-
-    split, epoch = "check", 0
+class Files(Each):
+    """What the workers run: item i is the facts about file i."""
 
     def __init__(self, paths: Sequence[str], look: Look):
-        self.paths, self.look = paths, look
+        super().__init__(paths, partial(examine, look=look))
         if look.decode != "bytes":
             check_backend(look.reading.backend)  # imports the decoder now: its seconds would count as those of a file
 
     def __reduce__(self):
-        return Files, (self.paths, self.look)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def path(self, i: int) -> str:
-        return self.paths[i]
-
-    def __getitem__(self, i: int) -> dict:
-        return {"facts": examine(self.paths[i], self.look)}
+        return Files, (self.paths, self.look.keywords["look"])
 
 
 Progress = Callable[[Iterable, int], Iterable]
@@ -168,7 +158,7 @@ def scan(paths: Sequence[str], look: Look, workers: Workers, progress: Progress 
 
 def _facts(loaded: Loaded, timeout: float) -> Facts:
     if loaded.batch is not None:
-        return loaded.batch["facts"][0]
+        return loaded.batch["found"][0]
     stage = loaded.bad[0].stage
     hung = f"no result after {timeout:g} s: it hangs, or is long (--timeout)"
     return Facts(stage=stage, reason=hung if stage == "hang" else "the decoder takes its process down")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from videorl import atomic
 from videorl.data.labelled import read_csv
 from videorl.data.lines import line_of
 from videorl.data.lists import read_list
@@ -21,7 +22,6 @@ from videorl.loading.pool import Workers
 from videorl.loading.quarantine import Bad
 from videorl.prepare.crew import Progress, Pulse, each
 from videorl.prepare.manifest import refuse_existing
-from videorl.prepare.record import replace
 from videorl.registry import UserError
 from videorl.video.errors import VideoError
 from videorl.video.folder import find
@@ -66,7 +66,7 @@ def write(lists: Lists, out: Path) -> None:
         raise UserError(f"{empty[0]}.csv would be empty: none of its videos was found; nothing is written")
     out.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        replace(out / name, text)
+        atomic.write(out / name, text)
 
 
 class Folder:

@@ -5,8 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from videorl import atomic
 from videorl.prepare.files import Facts
-from videorl.prepare.record import replace
 from videorl.registry import UserError
 
 Manifest = Mapping[str, tuple[int, str]]  # path to size and SHA-256
@@ -24,7 +24,7 @@ def write(file: Path, files: Mapping[str, Facts], base: str) -> int:
     known = sorted((os.path.relpath(path, base), facts) for path, facts in files.items() if facts.sha256)
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = (json.dumps({"path": path, "size": facts.size, "sha256": facts.sha256}) + "\n" for path, facts in known)
-    replace(file, "".join(rows))
+    atomic.write(file, "".join(rows))
     return len(known)
 
 

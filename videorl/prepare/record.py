@@ -8,13 +8,13 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from videorl import atomic
 from videorl.loading.quarantine import Bad
 from videorl.registry import UserError
 
@@ -38,7 +38,7 @@ def claim(out: Path, settings: dict, name: str = MARK, what: str = "chunks") -> 
         if others and not mark.exists():
             raise UserError(f"{out} is not empty and not from this tool (no {name}); choose a new or empty folder")
         out.mkdir(parents=True, exist_ok=True)
-        replace(mark, json.dumps(settings, indent=1) + "\n")
+        atomic.write(mark, json.dumps(settings, indent=1) + "\n")
     try:
         found = json.loads(mark.read_text(encoding="utf-8"))
         other = [f"{k} {found.get(k)} (asked for {v})" for k, v in settings.items() if found.get(k) != v]
@@ -46,24 +46,6 @@ def claim(out: Path, settings: dict, name: str = MARK, what: str = "chunks") -> 
         raise UserError(f"{mark} is damaged; choose another folder or delete this one") from None
     if other:
         raise UserError(f"{out} holds {what} with {', '.join(other)}; give the same settings or another --out")
-
-
-def replace(file: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all."""
-    with replacing(file) as out:
-        out.write(text.encode())
-
-
-@contextlib.contextmanager
-def replacing(file: Path) -> Iterator[BinaryIO]:
-    """A file to write, which appears whole, when the `with` statement ends, or not at all."""
-    temporary = file.with_name(f"{file.name}.{secrets.token_hex(4)}.tmp")  # several machines may write it
-    try:
-        with open(temporary, "xb") as out:
-            yield out
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

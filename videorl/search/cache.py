@@ -4,12 +4,12 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from videorl import atomic
 from videorl.log import attempt
 from videorl.video.folder import File
 
@@ -78,15 +78,8 @@ class Cache:
             "embeds": np.concatenate([v.embeds for v in videos] or [np.zeros((0, 0), np.float32)]),
         }
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.file.with_suffix(f".{secrets.token_hex(4)}.tmp")  # others may write theirs at the same time
-        try:
-            with draft.open("xb") as out:
-                np.savez(out, **arrays)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(draft, self.file)
-        finally:
-            draft.unlink(missing_ok=True)
+        with atomic.writing(self.file) as out:
+            np.savez(out, **arrays)
 
 
 def _taken_apart(rows: list, starts: np.ndarray, embeds: np.ndarray) -> dict[File, Video]:
