@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videorl import checkpoint
+from videorl import untrusted
 from videorl.registry import UserError
 
 log = logging.getLogger("videorl")
@@ -59,7 +59,7 @@ def _read_table(file: str) -> Tensor:
     if not Path(file).is_file():
         raise UserError(f"TEXT.WORD2VEC {file} does not exist; expected the word2vec.pth of the published code")
     try:
-        table = checkpoint.content(Path(file))
+        table = untrusted.content(Path(file))
     except UserError as error:
         raise UserError(f"TEXT.WORD2VEC {file} {error}") from None
     if not isinstance(table, Tensor) or table.ndim != 2 or not table.is_floating_point():
