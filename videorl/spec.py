@@ -126,6 +126,9 @@ class Head:
     drop_logits: bool = False
 
 
+HUB = "hub:"  # before a name on the Hugging Face hub
+
+
 @dataclass(frozen=True)
 class Text:
     """How texts become numbers, and how many of them (node TEXT; the meaning of each stands in defaults.yaml)."""

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from videorl.models.vit import ViT, hidden_width, resize_table, sincos_positions
+from videorl.models.heads import hidden_width
+from videorl.models.vit import ViT, resize_table, sincos_positions
 from videorl.registry import MODELS, UserError
 from videorl.spec import Clip, Head, Spec
 

@@ -14,10 +14,9 @@ import torch
 from videorl.data.lists import checked_root
 from videorl.data.moments import Moments
 from videorl.data.text import tokenizer
+from videorl.metrics.choice import INTER, INTRA
 from videorl.registry import DATASETS, UserError, Whole
 from videorl.spec import Spec
-
-INTER, INTRA = 1, 2  # codes of `types`: the choices are of several videos, or of one
 
 
 class Questions(list):

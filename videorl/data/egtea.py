@@ -3,7 +3,6 @@
 Lists of the published data set, split 1 as LaViLa evaluates it (facebookresearch/LaViLa, lavila/data/datasets.py).
 """
 
-import functools
 import os
 import re
 from pathlib import Path
@@ -13,13 +12,13 @@ import numpy as np
 from videorl.clip import sampling
 from videorl.data.dataset import ClipDataset, Records
 from videorl.data.lists import checked_root
-from videorl.data.text import tokenizer
+from videorl.data.text import ClassTexts
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Spec
 
 
 @DATASETS.register("egtea", node="EGTEA")
-class Egtea(ClipDataset):
+class Egtea(ClassTexts, ClipDataset):
     """Short clips with one action each: NUM_FRAMES frames, SAMPLING_RATE apart; views along time are evenly spread.
 
     `labels` count from 0, in the order of the numbers of `action_names`. A clip that is too short repeats its last
@@ -65,11 +64,6 @@ class Egtea(ClipDataset):
     @property
     def class_texts(self) -> list[list[str]]:
         return [[name] for name in self.classes]
-
-    @functools.cached_property
-    def tokenize(self):
-        """Makes the texts of classes to tokens; to train on labels none is needed."""
-        return tokenizer(self.spec.text)
 
     def _train_indices(self, video, rng) -> np.ndarray:
         clip = self.spec.clip

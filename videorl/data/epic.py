@@ -4,7 +4,6 @@ Lists of epic-kitchens/epic-kitchens-100-annotations; videos in one file each, `
 AVION read: rules of facebookresearch/LaViLa (lavila/data/datasets.py).
 """
 
-import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import torch
 from videorl.data.lists import check_paths, checked_root, read_list
 from videorl.data.moments import Moments
 from videorl.data.pickles import load_array
-from videorl.data.text import tokenizer
+from videorl.data.text import ClassTexts, tokenizer
 from videorl.registry import DATASETS, Counts, UserError
 from videorl.spec import Spec
 
@@ -144,7 +143,7 @@ def _places(sentences: Sequence[tuple[str, str]], actions: Actions, file: str) -
 
 
 @DATASETS.register("epic_cls", node="EPIC_CLS")
-class EpicClasses(_Epic):
+class EpicClasses(ClassTexts, _Epic):
     """Clips of actions. `labels` is the number of the action: of all pairs of verb and noun in the lists of training
     and validation, in the order of the texts "verb:noun" (3,806 as published); with HEADS it is [verb, noun, action].
 
@@ -183,11 +182,6 @@ class EpicClasses(_Epic):
             said[self.number[_pair(action)]][action.text] = None
         self.class_texts = [list(texts) for texts in said]
         super().__init__(spec, split, root, lists[split != "train"], "EPIC_CLS.ROOT")
-
-    @functools.cached_property
-    def tokenize(self):
-        """Makes the texts of classes to tokens; to train on labels none is needed."""
-        return tokenizer(self.spec.text)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from videorl.registry import UserError, did_you_mean
-from videorl.spec import Text
+from videorl.spec import HUB, Spec, Text
 
-HUB = "hub:"  # before a name on the Hugging Face hub
 EXPECTED = f"words, clip, a folder with tokenizer.json or vocab.txt, or {HUB}NAME on the Hugging Face hub"
 
 
@@ -42,6 +41,17 @@ def tokenizer(text: Text):
     if found("a")["input_ids"][-1] in (found.sep_token_id, found.eos_token_id):
         return HubTokenizer(found, text.length)
     return CausalTokenizer(found, text)
+
+
+class ClassTexts:
+    """A data set whose classes have texts, `class_texts`, that an evaluation makes to tokens."""
+
+    spec: Spec
+
+    @functools.cached_property
+    def tokenize(self):
+        """Made when it is asked for: to train on labels none is needed."""
+        return tokenizer(self.spec.text)
 
 
 class WordTokenizer:

@@ -32,6 +32,11 @@ class LinearHead(nn.Module):
         return {"projection.weight": (self.space, None), "projection.bias": (self.space,)}
 
 
+def hidden_width(dim: int, ratio: float) -> int:
+    """`dim * ratio` rounded down, as published. A ratio may be written with six digits: 4.363636 is 48 / 11."""
+    return int(dim * ratio * (1 + 1e-6))
+
+
 class Mlp(nn.Module):
     """Linear, GELU or another activation, dropout, linear."""
 

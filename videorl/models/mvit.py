@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videorl.models.clips import check_clip
-from videorl.models.heads import class_head
+from videorl.models.heads import class_head, hidden_width
 from videorl.registry import MODELS, Count, NonNegative, Positive, Range, Share, UserError
 from videorl.spec import Spec
 
@@ -299,7 +299,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(plan.dim, EPS)
         self.attn = Attention(plan, lead, dropout=dropout, **attention)
         self.norm2 = nn.LayerNorm(plan.dim_attn, EPS)
-        self.mlp = Mlp(plan.dim_attn, int(plan.dim_attn * mlp_ratio), plan.dim_out, dropout)
+        self.mlp = Mlp(plan.dim_attn, hidden_width(plan.dim_attn, mlp_ratio), plan.dim_out, dropout)
         self.drop_path = DropPath(drop_path)
         if plan.dim != plan.dim_out:
             self.proj = nn.Linear(plan.dim, plan.dim_out)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videorl.models.sampling import Writer
-from videorl.models.text import check_shape, pretrained
+from videorl.models.text import check_shape, pretrained, recompute
 from videorl.models.timesformer import Tower, resize_inside
 from videorl.registry import MODELS, Count, Share, UserError
 from videorl.spec import Sampling, Spec
@@ -83,8 +83,7 @@ class Narrator(nn.Module):
         self.img_attn_pool = AttentionPool(width, self.video.dim, heads)
         self.img_attn_pool_norm = Norm(width)
         if spec.act_checkpoint:
-            older = self.text_decoder.gradient_checkpointing_enable  # its name in the first versions of transformers 5
-            getattr(self.text_decoder, "activation_checkpointing_enable", older)({"use_reentrant": False})
+            recompute(self.text_decoder)
 
     def forward(self, video: Tensor, text: Tensor) -> dict[str, Tensor]:
         """video `[B, C, T, H, W]`; text `[B, L]` (or `[B, 1, L]`), numbers of tokens, -1 for padding.

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from videorl.models.text import recompute
 from videorl.registry import MODELS, Count, ShareBelow1, UserError, Whole
 from videorl.spec import Spec
 
@@ -172,6 +173,5 @@ def _bert(spec: Spec, layers: int, shape: dict) -> nn.Module:
         )
     bert = BertModel(BertConfig(num_hidden_layers=layers, attn_implementation="sdpa", **shape))
     if spec.act_checkpoint:
-        older = bert.gradient_checkpointing_enable  # its name in the first versions of transformers 5
-        getattr(bert, "activation_checkpointing_enable", older)({"use_reentrant": False})
+        recompute(bert)
     return bert

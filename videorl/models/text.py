@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from videorl.registry import UserError
-from videorl.spec import Spec
+from videorl.spec import HUB, Spec
 
-HUB = "hub:"  # before a name on the Hugging Face hub
 SHAPE = {"dim": "TEXT_WIDTH", "n_heads": "TEXT_HEADS", "n_layers": "TEXT_LAYERS", "vocab_size": "TEXT_VOCABULARY"}
 
 
@@ -68,11 +67,16 @@ class DistilBert(nn.Module):
             self.model = DistilBertModel(DistilBertConfig(**shape))
         self.width, self.length = width, self.model.config.max_position_embeddings
         if spec.act_checkpoint:
-            older = self.model.gradient_checkpointing_enable  # its name in the first versions of transformers 5
-            getattr(self.model, "activation_checkpointing_enable", older)({"use_reentrant": False})
+            recompute(self.model)
 
     def forward(self, text: Tensor) -> Tensor:
         return self.model(text, attention_mask=text != 0).last_hidden_state[:, 0]
+
+
+def recompute(model: nn.Module) -> None:
+    """Lets a model of transformers compute activations again in the backward pass instead of keeping them."""
+    older = model.gradient_checkpointing_enable  # its name in the first versions of transformers 5
+    getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": False})
 
 
 def pretrained(kind, source: str, key: str, example: str, dtype: str = "float32") -> nn.Module:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videorl.models.clips import check_clip
-from videorl.models.heads import Mlp, class_head
+from videorl.models.heads import Mlp, class_head, hidden_width
 from videorl.models.mvit import DropPath
 from videorl.registry import MODELS, Count, NonNegative, Positive, Share, UserError
 from videorl.spec import Spec
@@ -70,7 +70,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, 1e-6)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, 1e-6)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), dim, activation=ACTIVATIONS[activation])
+        self.mlp = Mlp(dim, hidden_width(dim, mlp_ratio), dim, activation=ACTIVATIONS[activation])
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, frames: int, alone: bool = False) -> Tensor:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videorl.clip.masks import token_grid
 from videorl.models.clips import check_clip
-from videorl.models.heads import Mlp, class_head
+from videorl.models.heads import Mlp, class_head, hidden_width
 from videorl.models.mvit import EPS, DropPath, Grid, floored, resize_table
 from videorl.registry import MODELS, Count, NonNegative, Positive, Share, UserError
 from videorl.spec import Spec
@@ -126,11 +126,6 @@ class Attention(nn.Module):
         q, k, v = (F.linear(x, *part).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
         x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, N, D / heads]
         return self.proj(x.transpose(1, 2).flatten(2))
-
-
-def hidden_width(dim: int, ratio: float) -> int:
-    """`dim * ratio` rounded down, as published. A ratio may be written with six digits: 4.363636 is 48 / 11."""
-    return int(dim * ratio * (1 + 1e-6))
 
 
 class Block(nn.Module):
