@@ -260,6 +260,16 @@ def test_chunk_has_the_colours_of_its_source(tmp_path, matrix, full):
             assert (frame.colorspace, frame.format.name == "yuvj420p") == (matrix, full)
 
 
+@pytest.mark.parametrize(("matrix", "name"), [(8, "YCgCo"), (14, "ICtCp")])
+def test_colours_without_rgb_are_refused_by_name(tmp_path, matrix, name):
+    source = write_colours(tmp_path / "v.mkv", matrix, False, "ffv1")
+    said = rf"decode: FFmpeg makes no RGB of its colours \({name}\); convert them to BT.709"
+    with open_video(source, "pyav") as video, pytest.raises(VideoError, match=said):
+        video.frames([0])
+    with pytest.raises(VideoError, match=said):
+        cut_up(source, tmp_path / "out", Encoding(short_side=64))
+
+
 def test_chunk_has_the_colours_of_rgb(tmp_path):
     """It becomes BT.601 and says so: untagged, players would take a large picture for BT.709."""
     colours = np.kron(np.random.default_rng(0).integers(60, 200, (4, 6, 3)), np.ones((16, 16, 1), int)).astype(np.uint8)

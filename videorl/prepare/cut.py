@@ -20,7 +20,7 @@ from av.video.frame import PictureType
 from videorl.registry import UserError
 from videorl.spec import Reading
 from videorl.video.container import open_stream
-from videorl.video.errors import VideoError, at_stage
+from videorl.video.errors import VideoError, at_stage, check_colours
 from videorl.video.orientation import orientation_of
 from videorl.video.reader import open_video
 from videorl.video.spans import pick
@@ -239,6 +239,7 @@ class _Pictures:
         if shape != self.shape:
             raise VideoError(self.path, "decode", f"frame {self.number} has another size or format than the first")
         with at_stage(self.path, "decode"):
+            check_colours(frame)
             frame.colorspace = UNSPECIFIED  # libavfilter would convert what it is told to what it takes for usual
             self.graph.push(frame)
             return self.graph.pull()

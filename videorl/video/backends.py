@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 
 from videorl.registry import UserError, did_you_mean
 from videorl.video.container import container_of, open_stream
-from videorl.video.errors import VideoError, another_size, at_stage, log_once
+from videorl.video.errors import VideoError, another_size, at_stage, check_colours, log_once
 from videorl.video.h264 import Units
 from videorl.video.index import Index, can_seek, frame_times, list_packets, nonsense
 from videorl.video.orientation import Orientation, orientation_of
@@ -84,6 +84,7 @@ class Shown:
         self._convert = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        check_colours(frame)
         return orientation_of(frame).show(self._convert.reformat(frame, format="rgb24", threads=1).to_ndarray())
 
 

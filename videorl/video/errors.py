@@ -1,5 +1,6 @@
 """What is said of videos that cannot be read, or not as asked: in one printable line."""
 
+import errno
 import logging
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,20 @@ def at_stage(path: str, stage: str):
     except Exception as error:
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise VideoError(path, stage, reason) from error
+
+
+# FFmpeg's codes of the matrices of which it makes no RGB.
+WITHOUT_RGB = {
+    **{8: "YCgCo", 10: "BT.2020 with constant luminance", 11: "YDzDx"},
+    **{12: "derived from primaries", 13: "derived from primaries, constant luminance", 14: "ICtCp"},
+}
+
+
+def check_colours(frame) -> None:
+    """Raises an error that names the colours of a frame of which no RGB is made."""
+    if name := WITHOUT_RGB.get(frame.colorspace):
+        why = f"FFmpeg makes no RGB of its colours ({name}); convert them to BT.709"
+        raise OSError(errno.EOPNOTSUPP, why)
 
 
 def log_once(line: str, example: str = "") -> None:

@@ -23,7 +23,7 @@ from av.filter import Graph
 
 from videorl.spec import Reading
 from videorl.video.container import container_of, open_stream
-from videorl.video.errors import VideoError, at_stage
+from videorl.video.errors import VideoError, at_stage, check_colours
 from videorl.video.h264 import Units
 from videorl.video.orientation import orientation_of
 from videorl.video.reader import open_video
@@ -226,6 +226,7 @@ class Cutter:
         """[size, size, 3] uint8 RGB."""
         if self._graph is None:
             self._graph = self._make(frame)
+        check_colours(frame)
         self._graph.push(frame)
         return self._graph.pull().to_ndarray()
 
