@@ -182,6 +182,24 @@ def test_an_absent_file_costs_its_section_only(folder, gone):
     assert "is in the folder" in text if gone == "predictions" else f"{gone} is not in the folder of this run" in text
 
 
+def test_without_a_list_of_bad_videos_every_video_could_be_read(folder):
+    (folder / "quarantine.jsonl").unlink()
+    results = json.loads((folder / "results.json").read_text())
+    results["evals"]["test"]["n"] = 100
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics(30) if m["kind"] == "train"))
+    text = Page(write(folder).read_text()).text
+    assert "Every video could be read." in text
+    assert "quarantine" not in text
+
+
+@pytest.mark.parametrize(("add", "said"), [(0.0, ""), (1.0, "sum of those of its views"), (-1.0, "can be below 0")])
+def test_scores_that_are_no_probabilities_are_explained(add, said):
+    scores = np.array([[0.9, 0.1], [0.3, 0.7]], np.float32) + add
+    shown = gallery(Predictions("x", np.array([0, 1]), scores, np.array(["absent.mp4"] * 2), ["a", "b"], 0), 2)
+    assert said in shown.scale if said else not shown.scale
+
+
 def test_an_empty_folder_and_cut_files_give_a_page(tmp_path):
     assert "results.json is not in" in write(tmp_path).read_text()
     (tmp_path / "run.json").write_text('{"argv": [')

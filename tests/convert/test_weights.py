@@ -270,6 +270,14 @@ def test_names_that_are_not_known_are_said_so(said, theirs, ours, who):
     assert f"k400: classes taken by number; their names could not be checked, {who}" in said.text
 
 
+@pytest.mark.parametrize("theirs", [(), ABC])
+def test_without_data_there_are_no_names_to_be_checked(said, theirs):
+    source, target = Toy({"k400": 4}), Toy({"k400": 4})
+    convert.load(target, state_of(source, k400=theirs), "x.pyth", testing=True)
+    assert unchanged(target, source.state_dict())
+    assert "classes" not in said.text
+
+
 def test_names_that_occur_twice_are_no_names(said):
     source, target = Toy({"k400": 4}), Toy({"k400": 4})
     twice = ("a", "a", "b", "c")

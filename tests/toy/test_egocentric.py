@@ -7,10 +7,11 @@ import av
 import numpy as np
 import pytest
 
+from videorl.cli import toy
 from videorl.data.text import tokenizer
 from videorl.metrics.captions import facts_of
 from videorl.spec import Text
-from videorl.toy import egocentric, scenes
+from videorl.toy import egocentric, narrated, scenes
 from videorl.toy.egocentric import CHUNK_SECONDS, FPS, relevancy, rows
 
 
@@ -109,3 +110,17 @@ def test_relevancies():
     assert relevancy(truth, truth) == 1
     assert relevancy(truth, ("left", "red", "ring")) == pytest.approx(2 / 3)
     assert relevancy(truth, ("up", "blue", "ring")) == 0
+
+
+@pytest.mark.parametrize("module", [egocentric, narrated])
+def test_the_command_takes_the_number_of_videos_and_no_other(monkeypatch, capsys, tmp_path, module):
+    kind = f"--{module.__name__.rpartition('.')[2]}"
+    monkeypatch.setattr(module, "make_set", lambda out, **how: str(how.get("videos")))
+    for words, said in (([], "None"), (["--train", "7"], "7")):
+        toy.main(["--out", str(tmp_path), kind, *words])
+        assert capsys.readouterr().out == f"{said}\n"
+    for words in (["--val", "7"], ["--test", "96"], ["--train", "0"]):
+        with pytest.raises(SystemExit) as end:
+            toy.main(["--out", str(tmp_path), kind, *words])
+        assert end.value.code == 2
+        assert capsys.readouterr().err.startswith(f"error: {words[0]}" if words[0] == "--train" else "error: --val and")

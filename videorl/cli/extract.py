@@ -18,9 +18,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from videorl import config, dist, log
+from videorl import config, dist, exits, log
 from videorl.cli import command
-from videorl.engine import build, determinism, weights
+from videorl.engine import build, determinism
+from videorl.engine.given import load_config
 from videorl.features.extract import Wanted, extract
 from videorl.features.loaded import load
 from videorl.features.store import LAYOUTS, Store
@@ -32,10 +33,14 @@ from videorl.registry import UserError
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
-    with dist.exit_codes():
+    with exits.exit_codes():
+        if args.checkpoint is None:
+            raise UserError(
+                "--checkpoint FILE is needed: features of random weights say nothing; a run leaves best.pyth"
+            )
         # How many files may be bad is for whoever reads the list of them to judge.
         words = [*args.overrides, "DATA.MAX_BAD_FRACTION", "1.0"]
-        cfg, said = weights.load_config([args.cfg], words, args.checkpoint)
+        cfg, said = load_config([args.cfg], words, args.checkpoint)
         gpus = min(1, dist.count_gpus(-1)) if cfg.NUM_GPUS else 0
         dist.launch(functools.partial(run, cfg, args, said), gpus=gpus)
 
@@ -45,7 +50,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("input", metavar="IN", type=Path, help="a folder of videos, a list, or a video")
     add("--cfg", required=True, metavar="FILE", help="YAML config of the model")
-    add("--checkpoint", required=True, metavar="FILE", type=Path, help="its weights, ours or published")
+    add("--checkpoint", metavar="FILE", type=Path, help="its weights, ours or published; needed")
     add("--out", required=True, metavar="DIR", type=Path, help="folder to write; new, empty or of an earlier run")
     add("--root", default="", metavar="DIR", help="of a list: folder that the paths start from (default: the list's)")
     add("--separator", default="", metavar="TEXT", help="of a list `path label`, between the two (default: as found)")

@@ -137,7 +137,7 @@ def fit(
         raise UserError(f"{source}: {error}") from None
     shapes = {name: [tuple(of[name].shape[:-1]) for of in (before, weights)] for name in resized}
     renamed = [name for name in before if name not in given]
-    weights, said, wrong = classes.align(own, head, weights, classes.names_in(state), data or {})
+    weights, said, wrong = classes.align(own, head, weights, classes.names_in(state), data)
     afresh = () if testing else (*_afresh(layout, given), *_afresh(model, weights))
     audit = compare(own, weights, source, (*_not_counted(head, testing), *afresh))
     audit = replace(

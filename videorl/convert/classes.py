@@ -64,16 +64,18 @@ def spaces_of(head: nn.Module) -> list[str]:
 
 
 def align(
-    own: Mapping[str, Tensor], head: nn.Module, weights: Mapping[str, Tensor], theirs: Names, ours: Names
+    own: Mapping[str, Tensor], head: nn.Module, weights: Mapping[str, Tensor], theirs: Names, ours: Names | None
 ) -> tuple[dict[str, Tensor], list[str], list[str]]:
     """The weights with the head's rows in the order of the class names `ours`, what to say, and what is wrong.
 
+    `ours` None: there is no data with labels, and the model's classes are those of the file.
     Rows of classes that the file does not have keep the values in `own`, the model's state dict.
     """
     spaces = spaces_of(head)
     axes = {f"head.{name}": row for name, row in head.class_axes().items()} if spaces else {}
-    theirs, ours = of_spaces(theirs, spaces), of_spaces(ours, spaces)
-    matches = {s: _match(s, axes, own, weights, theirs.get(s, ()), ours.get(s, ())) for s in spaces}
+    theirs, labelled = of_spaces(theirs, spaces), ours is not None
+    ours = of_spaces(ours, spaces) if labelled else theirs
+    matches = {s: _match(s, axes, own, weights, theirs.get(s, ()), ours.get(s, ()), labelled) for s in spaces}
     aligned = dict(weights)
     for name, row in axes.items():
         rows = [matches[space].rows if space else None for space in row]
@@ -85,7 +87,7 @@ def align(
     return aligned, [m.said for m in found if m.said], [m.wrong for m in found if m.wrong]
 
 
-def _match(space: str, axes, own, weights, theirs: Sequence[str], ours: Sequence[str]) -> Match:
+def _match(space: str, axes, own, weights, theirs: Sequence[str], ours: Sequence[str], labelled: bool) -> Match:
     places = [(name, row.index(space)) for name, row in axes.items() if space in row]
     here = own[places[0][0]].shape[places[0][1]]
     sizes = [weights[name].shape[axis] for name, axis in places if name in weights and weights[name].ndim > axis]
@@ -105,6 +107,8 @@ def _match(space: str, axes, own, weights, theirs: Sequence[str], ours: Sequence
             wrong=f"label space {space} has {here} classes here and {sizes[0]} in the file; set NUM_CLASSES of MODEL or"
             " of its entry in DATASETS"
         )
+    if not labelled:
+        return Match()
     where = "the data has" if known_there else "the file has" if known_here else "file and data have"
     return Match(said=f"{space}: classes taken by number; their names could not be checked, {where} none")
 

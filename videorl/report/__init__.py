@@ -11,6 +11,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from videorl import atomic
 from videorl.metrics.proportion import hits_of
 from videorl.report.captions import nearest_and_farthest
 from videorl.report.classes import classes, interval, trained_on
@@ -173,10 +174,21 @@ def _quality(folder: RunFolder) -> dict:
     return {
         "quarantine": bad[:QUARANTINE_ROWS],
         "quarantined": len(bad),
+        "nothing_bad": _nothing_bad(folder),
         "data": folder.run.get("data", {}),
         "trained": trained_on(folder),
         "class_rows": CLASS_ROWS,
     }
+
+
+def _nothing_bad(folder: RunFolder) -> str:
+    """What it means that there is no list of bad videos, which a run writes with the first of them."""
+    evals = [*folder.results.get("evals", {}).values(), *(lines[-1] for lines in folder.evals.values())]
+    if not folder.train and not evals:
+        return ""
+    if any(row.get("n") != row.get("of") for row in evals):
+        return "quarantine.jsonl is not in the folder of this run, though not every clip was counted."
+    return "Every video could be read."
 
 
 def _count(row: dict) -> int:

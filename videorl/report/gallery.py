@@ -37,10 +37,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Clips of an evaluation. `data`, for the script of the page: names of classes, and of each listed clip its link
-    (what follows `folder`), true classes, predicted class and score; the clips of the tiles come first."""
+    """Clips of an evaluation. `scale`: what is to be said of scores that are no probabilities. `data`, for the page's
+    script: names of classes, and of each listed clip its link (what follows `folder`), true classes, predicted class
+    and score; the clips of the tiles come first."""
 
     name: str
+    scale: str
     tiles: list[Tile]
     clips: int
     data: dict
@@ -59,6 +61,7 @@ def gallery(predictions: Predictions, tiles: int) -> Gallery:
     ]
     return Gallery(
         name=predictions.name,
+        scale=_scale(predictions),
         tiles=[_tile(predictions, row, place) for place, row in enumerate(shown)],
         clips=len(predictions.scores),
         data={"names": predictions.classes, "folder": folder, "clips": listed},
@@ -80,6 +83,14 @@ def choose(predictions: Predictions, clips: int) -> list[int]:
 def link(path: str) -> str:
     """Where a browser of this machine finds a file."""
     return "file://" + quote(os.fsencode(os.path.abspath(path)))
+
+
+def _scale(predictions: Predictions) -> str:
+    if (predictions.scores < 0).any():
+        return "Scores are no probabilities: they can be below 0."
+    if (predictions.scores > 1).any():
+        return "The score of a video is the sum of those of its views, so it can be above 1 (DATA.ENSEMBLE_METHOD sum)."
+    return ""
 
 
 def _score(predictions: Predictions, row: int) -> str:

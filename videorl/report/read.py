@@ -37,13 +37,13 @@ def read(folder: Path) -> RunFolder:
     """Reads all that the report shows from the folder of a run."""
     absent: dict[str, str] = {}
 
-    def load(name: str, parse: Callable, otherwise):
+    def load(name: str, parse: Callable, otherwise, missing: str = "is not in the folder of this run."):
         """What `parse(file)` gives, which is a value and a line about what of it is left out."""
         try:
             check_file(folder / name)
             value, left_out = parse(folder / name)
         except FileNotFoundError:
-            value, left_out = otherwise, "is not in the folder of this run."
+            value, left_out = otherwise, missing
         # A damaged archive, or JSON nested a thousand deep, can make its reader raise anything.
         except Exception as error:
             value, left_out = otherwise, f"cannot be read: {one_line(error)}"
@@ -66,7 +66,7 @@ def read(folder: Path) -> RunFolder:
         predictions=[p for p in predictions if isinstance(p, Predictions)],
         reconstructions=[p for p in predictions if isinstance(p, Reconstructions)],
         captions=[p for p in predictions if isinstance(p, Captions)],
-        quarantine=load("quarantine.jsonl", json_lines, []),
+        quarantine=load("quarantine.jsonl", json_lines, [], missing=""),  # written with the first bad video
         absent=absent,
     )
 
