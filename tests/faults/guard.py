@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from tests.faults.warm import PATIENCE
 from videorl.video.errors import VideoError
 from videorl.video.reader import open_video
 
 MEMORY = 8 << 30  # bytes of address space of a child
 
 
-def guarded(act: Callable, cases: Sequence, seconds: float = 300.0) -> list:
+def guarded(act: Callable, cases: Sequence, seconds: float = PATIENCE) -> list:
     """`act(case)` for each case, in order; for one that takes its process down a str: "crash: …" or "hang"."""
     results = []
     context = multiprocessing.get_context("fork")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from videorl import dist
+from tests.faults.warm import PATIENCE
+from videorl import dist, exits
 from videorl.engine.watch import Watch
 
 
@@ -25,15 +26,16 @@ class Job:
         )  # the one thing that a process with a GPU does before it meets the others
 
     def __call__(self) -> None:
-        with Watch(self.folder, 60.0) as watch:
+        with Watch(self.folder, PATIENCE) as watch:
             (self.folder / f"pid{dist.rank()}").write_text(str(os.getpid()))
+            dist.barrier()  # whoever loses the other is killed, and would leave no file
             if dist.rank() == 1:
                 {"kill": self.kill, "raise": self.fail, "wait": lambda: None}[self.action]()
             while self.action == "wait" and not watch.signal:
                 time.sleep(0.05)
             dist.barrier()
             if watch.signal:
-                raise SystemExit(dist.EXIT_PREEMPTED)
+                raise SystemExit(exits.EXIT_PREEMPTED)
 
     def kill(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -43,5 +45,5 @@ class Job:
 
 
 if __name__ == "__main__":
-    with dist.exit_codes():
-        dist.launch(Job(*sys.argv[1:]), gpus=2, backend="gloo", timeout=60.0)
+    with exits.exit_codes():
+        dist.launch(Job(*sys.argv[1:]), gpus=2, backend="gloo", timeout=PATIENCE)

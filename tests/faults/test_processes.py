@@ -114,7 +114,7 @@ def test_processes_of_one_machine_end_together(tmp_path, action, code, line):
     words = [sys.executable, str(ROOT / "tests/faults/spawned.py"), str(tmp_path), action]
     parent = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
     files = [tmp_path / "pid0", tmp_path / "pid1"]
-    wait_for(lambda: all(f.exists() and f.read_text() for f in files))
+    assert wait_for(lambda: all(f.exists() and f.read_text() for f in files), parent)
     if action == "wait":
         parent.terminate()
     stderr = parent.communicate(timeout=PATIENCE)[1]
@@ -275,7 +275,7 @@ def test_signals_while_saving_leave_a_whole_checkpoint(run):
     """A second SIGTERM changes nothing; a SIGINT gives up the checkpoint being written and no other."""
     one = run("out", *SHORT, "TINY.WIDTH", "20000", "TINY.DROPOUT", "0.0")
     folder = one.out / "checkpoints"
-    wait_for(lambda: list(folder.glob("*.pyth")) and list(folder.glob("*.tmp")))
+    assert wait_for(lambda: list(folder.glob("*.pyth")) and list(folder.glob("*.tmp")), one.process)
     for _ in range(20):
         os.kill(one.process.pid, signal.SIGTERM)
         time.sleep(0.01)
@@ -285,23 +285,27 @@ def test_signals_while_saving_leave_a_whole_checkpoint(run):
     assert 0 < steps < 8
     again = run("out", *SHORT, "TINY.WIDTH", "20000", "TINY.DROPOUT", "0.0")
     again.until("resumed from")
-    wait_for(lambda: list(folder.glob("*.tmp")))
-    os.kill(again.process.pid, signal.SIGINT)
+    if wait_for(lambda: list(folder.glob("*.tmp")), again.process):
+        os.kill(again.process.pid, signal.SIGINT)
     assert again.wait().code not in (0, 2) or again.final()["steps_done"] == 8  # it may have been the last one
     assert newest(one.out)["steps_done"] >= steps
 
 
-def wait_for(condition) -> None:
+def wait_for(condition, process) -> bool:
+    """Waits until there is what `process` should bring about; False where it ended before that was seen."""
     end = time.monotonic() + PATIENCE
     while not condition():
+        if process.poll() is not None:
+            return bool(condition())
         assert time.monotonic() < end
         time.sleep(0.002)
+    return True
 
 
 @pytest.mark.slow
 def test_a_process_that_hangs_in_c_is_ended_soon_after_a_signal(run):
     stuck = run("out", *SHORT, fault="hang@step=3")
-    wait_for(lambda: stuck.fired)
+    assert wait_for(lambda: stuck.fired, stuck.process)
     os.kill(stuck.process.pid, signal.SIGTERM)
     stuck.wait()
     assert stuck.code == 70
