@@ -4,6 +4,8 @@ import ast
 import json
 import logging
 import re
+import subprocess
+import sys
 import time
 import typing
 from pathlib import Path
@@ -688,3 +690,47 @@ def test_words_typed_and_read_need_no_line(caplog):
 )
 def test_a_name_that_is_taken_is_refused(written, text, holder):
     assert f"{holder} has that name; give the entry another" in refusal(written(text))
+
+
+QUICK = """
+import contextlib, sys
+from videorl.cli import train
+for words in (["--help"], *(line.split() for line in sys.argv[1:])):
+    with contextlib.suppress(SystemExit):
+        train.main(words)
+print("torch" in sys.modules)
+"""
+
+
+def test_mistakes_that_need_no_component_are_told_without_torch():
+    said = {
+        "TRAIN.BATCHSIZE 3": "unknown key TRAIN.BATCHSIZE; did you mean TRAIN.BATCH_SIZE?",
+        "TRIAN.BATCH_SIZE 3": "unknown key TRIAN.BATCH_SIZE; did you mean TRAIN.BATCH_SIZE?",
+        "TRAIN.BATCH_SIZE a": "TRAIN.BATCH_SIZE must be int, found 'a'",
+        "TRAIN.BATCH_SIZE 0": "TRAIN.BATCH_SIZE 0: expected >= 1",
+        "MODEL.MODEL_NAME MVit2": "MODEL.MODEL_NAME: unknown model 'MVit2'; did you mean MViT? (known: DualEncoder, ",
+        "TEST.DATASET kinetcs": "TEST.DATASET: unknown dataset 'kinetcs'; did you mean kinetics? (known: activitynet, ",
+        "LOSSES.a.NAME infonec": "LOSSES.a.NAME: unknown loss 'infonec'; did you mean infonce? (known: ",
+        "LOSSES.loss.NAME infonce": "LOSSES.loss: the sum of all losses in the log has that name; give the entry ",
+        "EVALS.a/b.NAME views": "EVALS.a/b: expected a name of at most 100 letters, digits, '_' and '-'",
+        "EVALS.../../x.TYPE a": "unknown key 'EVALS.../../x.TYPE': expected names joined by one dot each",
+    }
+    ran = subprocess.run([sys.executable, "-c", QUICK, *said], capture_output=True, text=True, cwd=ROOT, check=True)
+    starts = [f"error: command line: {words}" for words in said.values()]
+    assert [line[: len(start)] for line, start in zip(ran.stderr.splitlines(), starts, strict=True)] == starts
+    assert ran.stdout.splitlines()[-1] == "False"
+
+
+def test_names_declared_in_the_text_are_those_registered():
+    config.load()
+    names, nodes = registry.declared()
+    kinds = (DATASETS, BATCHES, MODELS, LOSSES, EVALS)
+    ours = {what: [n for n in what if what[n].build.__module__.startswith("videorl.")] for what in kinds}
+    assert names == {what.kind: set(found) for what, found in ours.items()}
+    assert nodes == {what[name].node for what, found in ours.items() for name in found} - {""}
+
+
+def test_home_is_found_in_values(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    cfg = config.load(overrides=["OUTPUT_DIR", "~/runs", "DATA.PATH_PREFIX", "~me", "TEXT.DICT", "a~/b"])
+    assert (cfg.OUTPUT_DIR, cfg.DATA.PATH_PREFIX, cfg.TEXT.DICT) == ("/home/me/runs", "~me", "a~/b")

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from videorl import console, dist
+from videorl import console, exits
 from videorl import log as logs
 from videorl.log import Metrics, Progress, duration, log
 from videorl.registry import UserError
@@ -265,10 +265,10 @@ def test_a_table_keeps_its_lines_and_no_codes():
 
 
 def test_errors_and_early_warnings_are_one_line_without_codes(capsys, monkeypatch):
-    with pytest.raises(SystemExit), dist.exit_codes():
+    with pytest.raises(SystemExit), exits.exit_codes():
         raise UserError(f"{HOSTILE} does not exist")
-    with pytest.raises(SystemExit), dist.exit_codes():
-        raise dist.Lost(f"rank 1 died at {HOSTILE}")
+    with pytest.raises(SystemExit), exits.exit_codes():
+        raise exits.Lost(f"rank 1 died at {HOSTILE}")
     log.handlers.clear()
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     log.warning("%s: no such key", HOSTILE)

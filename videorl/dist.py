@@ -19,21 +19,15 @@ import torch
 import torch.distributed as td
 
 from videorl import console
-from videorl.registry import UserError, printable
+from videorl.exits import EXIT_PREEMPTED, EXIT_USER_ERROR, Lost, exit_codes
+from videorl.registry import UserError
 
-EXIT_USER_ERROR = 2
-EXIT_LOST = 70  # EX_SOFTWARE: another process of the run died or hangs
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL: "try again", what queue systems requeue on
 FOR_EVER = datetime.timedelta(days=1000)
 LEAVE = 15.0  # seconds that a collective waits longer than the watch, and rank 0 for those who must hear of a mistake
 
 _cpu_group = None  # gloo group for objects and CPU tensors; the default group itself on the CPU
 _local_size = 1
 _on_gpu = False
-
-
-class Lost(RuntimeError):
-    """Another process of the run died, hangs or cannot be reached; the text names it."""
 
 
 # ----------------------------------------------------------------------------------------------------------- launch
@@ -128,24 +122,6 @@ def _spawn(job, init_method, gpus, shards, shard_id, backend, timeout, facts) ->
 def _spawned(local_rank, job, method, gpus, shards, shard_id, backend, timeout, facts) -> None:
     with exit_codes():
         _run(job, local_rank, (method, shard_id * gpus + local_rank, shards * gpus), gpus, backend, timeout, facts)
-
-
-@contextlib.contextmanager
-def exit_codes(debug: bool = False):
-    """Turns `UserError`, `Lost` and Ctrl-C into one line on stderr and exit codes 2, 70 and 130; a full stdout too."""
-    try:
-        with console.guarded():
-            yield
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        console.tell("interrupted: the same command goes on from what was saved last")
-        raise SystemExit(130) from None
-    except (UserError, Lost, console.Unwritten) as error:
-        if debug:
-            raise
-        console.tell(f"error: {printable(str(error))}")
-        raise SystemExit(EXIT_LOST if isinstance(error, Lost) else EXIT_USER_ERROR) from None
 
 
 def _run(job, local_rank, world, gpus, backend, timeout, facts) -> None:

@@ -200,7 +200,7 @@ def read_overrides(words: list[str]) -> list[Setting]:
     pairs = list(zip(words[::2], words[1::2], strict=True))
     for key, _ in pairs:
         if not all(key.split(".")):
-            raise UserError(f"command line: {shown(key)} is no key; expected names with one dot between, as TRAIN.ENABLE")
+            raise UserError(f"command line: unknown key {shown(key)}: expected names joined by one dot each")
     return [Setting(tuple(key.split(".")), value, "command line") for key, value in pairs]
 
 

@@ -13,9 +13,9 @@ from videorl import checkpoint, config
 from videorl.cli import convert as tool
 from videorl.engine import build
 from videorl.engine.evaluate import evaluations
+from videorl.engine.given import load_config
 from videorl.engine.state import State
 from videorl.engine.test import _class_names, _load
-from videorl.engine.weights import load_config
 from videorl.registry import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from videorl import dist
+from videorl import dist, exits
 from videorl.engine import watch as watch_module
 from videorl.engine.watch import Watch, forget
 
@@ -63,14 +63,14 @@ def test_a_rank_that_another_leaves_because_it_was_told_to_stop_stops_too(ended)
     folder = ended("SystemExit: 75")
     with pytest.raises(SystemExit) as end, Watch(folder, 60.0):
         raise broken_link()
-    assert end.value.code == dist.EXIT_PREEMPTED
+    assert end.value.code == exits.EXIT_PREEMPTED
     assert json.loads((folder / "heartbeat/rank_0.json").read_text())["ended"] == "SystemExit: 75"
 
 
 def test_a_rank_that_another_leaves_for_any_other_reason_is_lost(ended):
     folder = ended("SampleFailed: sample 5")
     with (
-        pytest.raises(dist.Lost, match=r"rank 1 ended \(SampleFailed: sample 5\) at evaluation test"),
+        pytest.raises(exits.Lost, match=r"rank 1 ended \(SampleFailed: sample 5\) at evaluation test"),
         Watch(folder, 60),
     ):
         raise broken_link()

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from videorl import config, dist
+from videorl import config, exits
 from videorl.clip import sampling
 from videorl.clip.randaug import RandAugment
 from videorl.clip.transforms import TrainTransform, random_resized_crop
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     args = parser.parse_intermixed_args()
     torch.set_num_threads(1)
-    with dist.exit_codes():
+    with exits.exit_codes():
         if args.samples < 1:
             raise UserError(f"--samples {args.samples}: expected 1 or more")
         cfg = config.load([args.cfg], args.overrides)

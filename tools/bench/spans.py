@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from av.filter import Graph
 
-from videorl import dist
+from videorl import exits
 from videorl.registry import UserError
 from videorl.spec import Reading
 from videorl.video.container import open_stream
@@ -156,7 +156,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--scaled", action="store_true", help="scale the largest square; default: crop only")
     parser.add_argument("--against", default=",".join(WAYS), help="default: all four; ours first")
     args = parser.parse_args(words)
-    with dist.exit_codes():
+    with exits.exit_codes():
         print(json.dumps(run(args), indent=1))
 
 

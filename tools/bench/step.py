@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videorl import config, dist
+from videorl import config, dist, exits
 from videorl.clip import masks
 from videorl.engine import build, info, optim
 from videorl.engine.step import backward, call, normalise, to_device
@@ -357,7 +357,7 @@ def main() -> None:
     parser.add_argument("--micro-batches", type=int, default=0, help="time a step over so many micro-batches instead")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     args = parser.parse_intermixed_args()
-    with dist.exit_codes():
+    with exits.exit_codes():
         cfg = config.load([args.cfg], args.overrides)
         dist.launch(lambda: (accumulation if args.micro_batches else run)(cfg, args), gpus=min(1, dist.count_gpus(-1)))
 

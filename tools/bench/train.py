@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from videorl import config, dist
+from videorl import config, dist, exits
 from videorl.engine import info, optim
 from videorl.engine.state import State
 from videorl.engine.step import backward
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--peak", type=float, default=0.0, help=f"of the device; known: {info.KNOWN_PEAKS}")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     args = parser.parse_intermixed_args()
-    with dist.exit_codes():
+    with exits.exit_codes():
         cfg = config.load([args.cfg], args.overrides)
         gpus = min(1, dist.count_gpus(-1))
         dist.launch(lambda: print(json.dumps(measure(cfg, args.steps, args.peak), indent=1)), gpus=gpus)

@@ -13,7 +13,7 @@ import json
 import os
 from pathlib import Path
 
-from videorl import config, dist, log
+from videorl import config, exits, log
 from videorl.cli import command
 from videorl.loading.pool import Workers
 from videorl.prepare import check, files, manifest
@@ -24,7 +24,7 @@ from videorl.spec import Reading
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
-    with dist.exit_codes(), command.without_warnings():  # lost workers stand in the report
+    with exits.exit_codes(), command.without_warnings():  # lost workers stand in the report
         try:
             report = run(args)
         except OSError as error:  # of what it writes: a folder where a file is expected, no permission, disk full

@@ -8,7 +8,7 @@ yours `_BASE_: videorl:Kinetics/MVITv2_S_16x4`.
 
 from pathlib import Path
 
-from videorl import dist, log, settings
+from videorl import exits, log, settings
 from videorl.cli import command
 from videorl.registry import UserError
 
@@ -17,7 +17,7 @@ def main(words: list[str] | None = None) -> None:
     parser = command.parser("configs", __doc__)
     parser.add_argument("words", nargs="*", metavar="WORD", help="in the name or description, capitals or not")
     args = parser.parse_args(words)
-    with dist.exit_codes():
+    with exits.exit_codes():
         log.say(*listed(args.words))
 
 

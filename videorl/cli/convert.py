@@ -10,14 +10,15 @@ Exit codes: 0 done, 2 a mistake in the command, or a file that gives less than 9
 import argparse
 from pathlib import Path
 
-from videorl import checkpoint, config, convert, dist, log
+from videorl import checkpoint, config, convert, exits, log
 from videorl.cli import command
 from videorl.engine import build, weights
+from videorl.engine.given import load_config
 from videorl.registry import UserError
 
 
 def main(words: list[str] | None = None) -> None:
-    with dist.exit_codes():
+    with exits.exit_codes():
         run(parse(words))
 
 
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.out}: expected a name that ends in .pyth")
     if args.out.exists():
         raise UserError(f"{args.out} exists; name another file or remove it")
-    cfg, said = weights.load_config([args.cfg], args.overrides, args.source)
+    cfg, said = load_config([args.cfg], args.overrides, args.source)
     model = build.model(cfg)
     state = checkpoint.read(args.source)
     taken, audit = weights.fitted(cfg, model, state, args.source)

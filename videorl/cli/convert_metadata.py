@@ -9,7 +9,7 @@ lists and tuples, and nothing else.
 
 from pathlib import Path
 
-from videorl import dist, log
+from videorl import exits, log
 from videorl.cli import command
 from videorl.data import narrations
 from videorl.registry import UserError
@@ -19,7 +19,7 @@ def main(words: list[str] | None = None) -> None:
     parser = command.parser("convert-metadata", __doc__)
     parser.add_argument("lists", metavar="LIST", type=Path, nargs="+", help="pickle of narrations")
     args = parser.parse_args(words)
-    with dist.exit_codes():
+    with exits.exit_codes():
         for path in args.lists:
             try:
                 log.say(narrations.convert(path))

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import textwrap
 
-from videorl import config, dist, log
+from videorl import config, exits, log
 from videorl.cli import command
 from videorl.engine import info
 from videorl.registry import UserError
@@ -20,7 +20,7 @@ from videorl.registry import UserError
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
-    with dist.exit_codes():
+    with exits.exit_codes():
         if args.depth < 0:
             raise UserError(f"--depth {args.depth}: expected 0 (the model alone) or more")
         found = info.model_info(config.load([args.cfg], args.overrides), args.depth)

@@ -11,7 +11,7 @@ when they are trained on.
 import argparse
 from pathlib import Path
 
-from videorl import dist, log
+from videorl import exits, log
 from videorl.cli import command
 from videorl.data import captions, columns
 from videorl.data.lists import check_paths, read_list
@@ -24,7 +24,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("root", metavar="CAPTION_ROOT", help="folder of one csv per video: start,end,text")
     parser.add_argument("out", metavar="OUT", type=Path, help="file to write")
     args = parser.parse_args(words)
-    with dist.exit_codes():
+    with exits.exit_codes():
         try:
             log.say(run(args))
         except OSError as error:  # no permission, disk full, disk or network fails

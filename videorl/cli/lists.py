@@ -14,7 +14,7 @@ import argparse
 import os
 from pathlib import Path
 
-from videorl import dist, log
+from videorl import exits, log
 from videorl.cli import command
 from videorl.loading.pool import Workers
 from videorl.prepare import lists
@@ -23,7 +23,7 @@ from videorl.registry import UserError
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
-    with dist.exit_codes(), command.without_warnings():  # lost workers stand in the report
+    with exits.exit_codes(), command.without_warnings():  # lost workers stand in the report
         try:
             made = run(args)
             lists.write(made, args.out)

@@ -20,19 +20,18 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from videorl import dist, log
+from videorl import atomic, dist, exits, log
 from videorl.cli import command
 from videorl.predict import inputs, page
 from videorl.predict.classifier import Classifier, Prediction
 from videorl.predict.segments import segments, srt
 from videorl.predict.source import checkpoint_of, load_config
-from videorl.prepare.record import replace
 from videorl.registry import UserError, printable
 
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
-    with dist.exit_codes():
+    with exits.exit_codes():
         if args.top < 1:
             raise UserError(f"--top {args.top}: expected 1 or more")
         if (args.page or args.over_time) and not args.out:
@@ -111,11 +110,11 @@ def write(
     """What was asked for, in the folder --out."""
     args.out.mkdir(parents=True, exist_ok=True)
     rows = [*(row(one, args.top) for one in found), *({"path": p, "error": r} for p, r in unreadable.items())]
-    replace(args.out / "predictions.jsonl", "".join(json.dumps(one) + "\n" for one in rows))
+    atomic.write(args.out / "predictions.jsonl", "".join(json.dumps(one) + "\n" for one in rows))
     log.say(f"{args.out / 'predictions.jsonl'}: {len(rows)} lines")
     if args.over_time:
         for one, name in zip(found, names(found)):
-            replace(args.out / f"{name}.srt", srt(segments(one.windows), one.classes))
+            atomic.write(args.out / f"{name}.srt", srt(segments(one.windows), one.classes))
         log.say(f"{args.out}: {len(found)} .srt files")
     if args.page:
         page.write(args.out / "index.html", found, top=args.top, source=str(classifier.file), unreadable=unreadable)

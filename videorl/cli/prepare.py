@@ -17,7 +17,7 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
-from videorl import dist, log
+from videorl import exits, log
 from videorl.cli import command
 from videorl.loading.pool import Workers
 from videorl.prepare import chunks
@@ -30,7 +30,7 @@ LISTED = 10
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
-    with dist.exit_codes(), command.without_warnings():  # lost workers stand among the bad videos
+    with exits.exit_codes(), command.without_warnings():  # lost workers stand among the bad videos
         try:
             outcome = run(args)
         except OSError as error:  # of what it writes: a folder where a file is expected, no permission, disk full

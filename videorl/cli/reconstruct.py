@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from videorl import checkpoint, config, dist, log
+from videorl import checkpoint, config, dist, exits, log
 from videorl.cli import command
 from videorl.engine import build, weights
+from videorl.engine.given import load_config
 from videorl.engine.step import call, to_device
 from videorl.evals.reconstruction import described, errors, pictures
 from videorl.loading.worker import collate
@@ -53,8 +54,8 @@ class Result:
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
-    with dist.exit_codes():
-        cfg, said = weights.load_config([args.cfg], args.opts, args.checkpoint)
+    with exits.exit_codes():
+        cfg, said = load_config([args.cfg], args.opts, args.checkpoint)
         gpus = min(1, dist.count_gpus(-1)) if cfg.NUM_GPUS else 0
         dist.launch(functools.partial(run, cfg, args, said), gpus=gpus)
 

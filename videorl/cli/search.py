@@ -15,10 +15,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from videorl import config, dist, log, search
+from videorl import config, dist, exits, log, search
 from videorl.cli import command
 from videorl.data.text import WordTokenizer
-from videorl.engine import build, weights
+from videorl.engine import build
+from videorl.engine.given import load_config
 from videorl.features.loaded import load
 from videorl.registry import MODELS, UserError, printable
 from videorl.search import cache, embed, page
@@ -27,10 +28,10 @@ from videorl.video import folder
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
-    with dist.exit_codes():
+    with exits.exit_codes():
         # How many files may be bad is for whoever reads the list of them to judge.
         words = [*args.overrides, "DATA.MAX_BAD_FRACTION", "1.0"]
-        cfg, said = weights.load_config([args.cfg], words, args.checkpoint)
+        cfg, said = load_config([args.cfg], words, args.checkpoint)
         gpus = min(1, dist.count_gpus(-1)) if cfg.NUM_GPUS else 0
         dist.launch(functools.partial(run, cfg, args, said), gpus=gpus)
 

@@ -8,14 +8,15 @@ everything saved, 130 Ctrl-C. After 70, 75 and 130 the same command resumes.
 import argparse
 import functools
 
-from videorl import config, dist, log
+from videorl import config, exits, log
 from videorl.cli import command
+from videorl.engine.given import load_config
 from videorl.registry import UserError
 
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
-    with dist.exit_codes(args.debug):
+    with exits.exit_codes(args.debug):
         if args.help_config is not None:
             log.say(*config.describe(args.help_config, args.cfg or []).split("\n"))
             return
@@ -52,10 +53,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 def run(file: str | None, args: argparse.Namespace) -> None:
     """Trains, then tests, as TRAIN.ENABLE and TEST.ENABLE say."""
-    from videorl.engine.weights import load_config
-
     top = {"NUM_SHARDS": args.num_shards, "SHARD_ID": args.shard_id}
     cfg, said = load_config([file] if file else [], args.overrides, **top)
+    from videorl import dist  # torch, whose seconds nobody waits for who has mistyped a key
+
     dist.launch(
         functools.partial(job, cfg, said),
         init_method=args.init_method,

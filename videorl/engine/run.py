@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from videorl import config, dist
+from videorl import atomic, config, dist, exits
 from videorl.log import attempt
 from videorl.registry import UserError
 
@@ -162,7 +162,7 @@ def _versions() -> dict[str, str]:
 def preempted(folder: Path, when: str) -> None:
     """Leaves the file PREEMPTED, for whoever starts runs, and ends this process with the code that says so."""
     attempt("PREEMPTED", lambda: (folder / "PREEMPTED").write_text(f"{now()} {when}\n"))
-    raise SystemExit(dist.EXIT_PREEMPTED)
+    raise SystemExit(exits.EXIT_PREEMPTED)
 
 
 def note(folder: Path, changes: dict) -> None:
@@ -190,9 +190,7 @@ def update_json(file: Path, changes: dict) -> None:
 
 
 def _update(file: Path, changes: dict) -> None:
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**_content(file), **changes}, indent=1) + "\n")
-    os.replace(temporary, file)
+    atomic.write(file, json.dumps({**_content(file), **changes}, indent=1) + "\n")
 
 
 def _content(file: Path) -> dict:

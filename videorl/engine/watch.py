@@ -18,14 +18,14 @@ import threading
 import time
 from pathlib import Path
 
-from videorl import console, dist
+from videorl import atomic, console, dist, exits
 from videorl.log import attempt
 
 log = logging.getLogger("videorl")
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 STOP = "STOP"  # file that tells all ranks of a signal to one
-STOPPED = f"SystemExit: {dist.EXIT_PREEMPTED}"  # end of a rank that was told to stop, in its heartbeat
+STOPPED = f"SystemExit: {exits.EXIT_PREEMPTED}"  # end of a rank that was told to stop, in its heartbeat
 GRACE = 20.0  # seconds from a signal to the end of a process whose main thread does not react
 PULSE = 1.0  # seconds between two heartbeats
 SILENCE = 3.0  # seconds without one after which a rank counts as lost, once a connection has broken
@@ -34,8 +34,8 @@ SILENCE = 3.0  # seconds without one after which a rank counts as lost, once a c
 class Watch:
     """Stop flag and heartbeat of this rank; a context manager around the work.
 
-    A broken connection in it becomes `dist.Lost`, which names the rank that is lost; or `SystemExit` with the code of a
-    run that was told to stop, where that is why the other rank is gone.
+    A broken connection in it becomes `exits.Lost`, which names the rank that is lost; or `SystemExit` with the code of
+    a run that was told to stop, where that is why the other rank is gone.
     """
 
     def __init__(self, folder: Path, timeout: float):
@@ -69,11 +69,11 @@ class Watch:
         self.writer.close()
         if lost and any(beat["ended"] == STOPPED for beat in _beats(self.folder).values()):
             self._write(ended=STOPPED)
-            raise SystemExit(dist.EXIT_PREEMPTED) from None
+            raise SystemExit(exits.EXIT_PREEMPTED) from None
         self._write(ended=lost or (f"{kind.__name__}: {dist.first_line(error)}" if kind else "the end"))
         if lost:
             log.debug("what the connection said", exc_info=error)
-            raise dist.Lost(f"rank {dist.rank()} stopped at {self.doing}: {lost}") from None
+            raise exits.Lost(f"rank {dist.rank()} stopped at {self.doing}: {lost}") from None
 
     def beat(self, doing: str) -> None:
         """Says that the work goes on, and what it turns to now.
@@ -116,7 +116,10 @@ class Watch:
 
     def _tell_all(self, number: int) -> None:
         """Tells all ranks of a signal. The handler could not: it waits while the main thread waits for another rank."""
-        attempt(str(self.stop_file), lambda: self.stop_file.write_text(signal.Signals(number).name))
+        try:
+            atomic.write(self.stop_file, signal.Signals(number).name, lasting=False)
+        except OSError:  # an empty file needs no room on a full disk
+            attempt(str(self.stop_file), self.stop_file.touch)
 
     def _write(self, ended: str = "") -> None:
         """The heartbeat: what this rank does and for how long, and that it lives."""
@@ -130,9 +133,7 @@ class Watch:
         file = self.folder / f"rank_{dist.rank()}.json"
         try:
             self.folder.mkdir(exist_ok=True)
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(content))
-            os.replace(temporary, file)
+            atomic.write(file, json.dumps(content), lasting=False)
         except OSError as error:
             log.debug("no heartbeat: %s", error)
 
@@ -143,7 +144,7 @@ class Watch:
         console.tell(f"error: rank {dist.rank()} {why}, at {self.doing}{others and '; ' + others}")
         with contextlib.suppress(OSError, ValueError, AttributeError):  # where stderr is full or closed
             faulthandler.dump_traceback(file=sys.stderr)
-        os._exit(dist.EXIT_LOST)
+        os._exit(exits.EXIT_LOST)
 
     def _who_is_lost(self) -> str:
         """Which ranks show no heartbeat any more, or have ended, and at what; takes `SILENCE` seconds."""

@@ -1,7 +1,7 @@
 """What a run takes out of checkpoint files: the weights, and what the files say of their own settings."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,33 +33,7 @@ def missing(state: Mapping) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ settings
 
 
-def load_config(
-    files: Iterable[str | Path], overrides: Iterable[str], named: Path | None = None, **top
-) -> tuple[CfgNode, list[str]]:
-    """The config, and lines for the log of what the checkpoint has to do with it.
-
-    Settings that no file and no word of the command line gives are those of the checkpoint whose weights come first:
-    `named`, or the one that the config names or that stands in OUTPUT_DIR. Raises `UserError` where a named one is
-    none.
-    """
-    before, first, said = {}, [], []
-
-    def known(tree: CfgNode) -> list[Setting]:
-        file, is_named = (named, True) if named else _first(tree)
-        before.update(config.flat(tree))
-        first.extend(_settings_in(file, is_named, tree, said) if file else [])
-        return first
-
-    cfg = config.load(files, overrides, known, **top)
-    now = config.flat(cfg)
-    values = {".".join(setting.path): setting.value for setting in first}
-    taken = [f"{key} {value}" for key, value in values.items() if before[key] != value == now[key]]
-    if taken:
-        said.append(f"taken from {first[0].source}, for nothing else says it: {', '.join(taken)}")
-    return cfg, said
-
-
-def _first(tree: CfgNode) -> tuple[Path | None, bool]:
+def first_file(tree: CfgNode) -> tuple[Path | None, bool]:
     """The checkpoint whose weights come first, and whether it is named, not found."""
     folder = Path(tree.OUTPUT_DIR) / "checkpoints"
     found, named = checkpoint.committed(folder), tree.TRAIN.CHECKPOINT_FILE_PATH
@@ -72,7 +46,7 @@ def _first(tree: CfgNode) -> tuple[Path | None, bool]:
     return (found[0], False) if found else (Path(named) if named else None, True)
 
 
-def _settings_in(file: Path, named: bool, tree: CfgNode, said: list[str]) -> list[Setting]:
+def settings_in(file: Path, named: bool, tree: CfgNode, said: list[str]) -> list[Setting]:
     try:
         state = checkpoint.read(file, mapped=True)
         found, wrong = _typed(state, file, tree, choice(tree) if named else convert.AS_IT_IS)

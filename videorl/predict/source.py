@@ -6,7 +6,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from videorl import checkpoint, config
-from videorl.engine import weights
+from videorl.engine import given
 from videorl.registry import UserError
 
 
@@ -34,7 +34,7 @@ def load_config(file: Path, named: str, overrides: Sequence[str]) -> tuple[CfgNo
     """
     overrides = ["DATA.MAX_BAD_FRACTION", "1.0", *overrides]  # how many are bad is for whoever reads the list to judge
     if named:
-        return weights.load_config([named], overrides, file)
+        return given.load_config([named], overrides, file)
     text = checkpoint.read(file, mapped=True).get("cfg")
     if not isinstance(text, str):
         raise UserError(f"{file} holds no config: name the one of its model with --cfg (`videorl configs` lists some)")
