@@ -78,6 +78,15 @@ SAFE_WRAPPERS = {
     ("videorl/data/pickles.py", "pickle.Unpickler"): "its subclass calls nothing that the file names",
 }
 
+# Why a file renames files by itself. All others write whole files with `atomic`.
+RENAMES = {
+    "videorl/atomic.py": "it is the one",
+    "videorl/checkpoint.py": "two files, the second of which commits the first",
+    "videorl/prepare/chunks.py": "moves what was cut",
+    "videorl/toy/scenes.py": "an encoder that takes names, and a mark that gets another one",
+    "videorl/video/frame_cache.py": "counts the bytes of drafts, too",
+}
+
 LONGEST_FUNCTION = 70
 # `file:function`: why it reads better in one piece.
 LONG_FUNCTIONS = {}
@@ -238,6 +247,15 @@ def test_unsafe_loads_stand_in_their_wrappers_only():
     bad = [f"{file}:{line} calls {name}" for (file, name), line in found.items() if (file, name) not in SAFE_WRAPPERS]
     assert not bad, "\n".join(bad)
     assert set(SAFE_WRAPPERS) <= set(found), "SAFE_WRAPPERS names calls that are gone"
+
+
+def test_whole_files_are_written_by_atomic():
+    found = set()
+    for path in PACKAGE:
+        tree = _tree(path)
+        calls = {_dotted(n.func, _aliases(path, tree)) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+        found |= {_name(path)} if calls & {"os.replace", "os.rename"} else set()
+    assert found == set(RENAMES)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Clips by time hold the frames and the pixels that a filter graph over the whole decoded file gives."""
 
+import gc
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -202,6 +203,7 @@ def test_a_cut_file_ends_where_its_bytes_end(files, tmp_path):
 
 
 def test_the_file_is_closed_after_an_error(files):
+    gc.collect()  # what other tests have left open
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         error_of(files["b_frames"], 9)
