@@ -48,7 +48,7 @@ MAY_IMPORT = {
     },
     "narrate": {
         *("registry", "spec", "config", "data", "video", "features", "loading.pool", "models.text", "prepare"),
-        *("report", "engine.build", "engine.step"),
+        *("report", "engine.build", "engine.step", "atomic"),
     },
     "align": {"registry", "spec", "data", "evals.alignment", "metrics"},
     "search": {

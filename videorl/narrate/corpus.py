@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from videorl.prepare.record import replacing
+from videorl import atomic
 from videorl.registry import UserError
 
 FORMATS = ("jsonl", "parquet")
@@ -26,7 +26,7 @@ def write(out: Path, rows: Iterable[dict], form: str, *, tuples: bool) -> dict[s
     """
     count, listed = Counter(clips=0, bad=0), []
     with ExitStack() as stack:
-        table, bad = (stack.enter_context(replacing(out / name)) for name in (f"narrations.{form}", QUARANTINE))
+        table, bad = (stack.enter_context(atomic.writing(out / name)) for name in (f"narrations.{form}", QUARANTINE))
         add = _table(table, form, stack)
         for some in _some(rows):
             good = [row for row in some if "bad" not in row]
@@ -41,7 +41,7 @@ def write(out: Path, rows: Iterable[dict], form: str, *, tuples: bool) -> dict[s
 
 def write_list(file: Path, rows: list[tuple]) -> None:
     """A list as LaViLa publishes them."""
-    with replacing(file) as out:
+    with atomic.writing(file) as out:
         pickle.dump(rows, out, protocol=4)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from videorl import report
+from videorl import atomic, report
 from videorl.narrate.corpus import QUARANTINE, line
 from videorl.prepare.chunks import Sources, stem_of
 from videorl.prepare.record import replace, replacing
@@ -35,21 +35,19 @@ def write(out: Path, rows: Iterable[dict], sources: Sources, unreadable: Mapping
         bad += [row for row in own if "bad" in row]
         _write_video(out / stem_of(sources.parts[name]), good, sources.file(name), name, notes)
         videos, clips = videos + 1, clips + len(good)
-    with replacing(out / QUARANTINE) as file:
-        file.write(b"".join(map(line, bad)))
+    atomic.write(out / QUARANTINE, b"".join(map(line, bad)))
     return {"videos": videos, "clips": clips, "bad": len(bad)}
 
 
 def _write_video(stem: Path, rows: Sequence[dict], path: str, name: str, notes: str) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     cues = [(start, end, likeliest(row)) for (start, end), row in zip(shown(rows), rows)]
-    with replacing(Path(f"{stem}.jsonl")) as file:
-        file.write(b"".join(line({key: row[key] for key in row if key != "picture"}) for row in rows))
-    replace(Path(f"{stem}.srt"), srt(cues))
-    replace(Path(f"{stem}.vtt"), vtt(cues))
+    lines = (line({key: row[key] for key in row if key != "picture"}) for row in rows)
+    atomic.write(Path(f"{stem}.jsonl"), b"".join(lines))
+    atomic.write(Path(f"{stem}.srt"), srt(cues))
+    atomic.write(Path(f"{stem}.vtt"), vtt(cues))
     link = quote(os.fsencode(os.path.relpath(path, stem.parent)))
-    with replacing(Path(f"{stem}.html")) as file:
-        file.write(_page(rows, name, link, notes).encode("utf-8", "backslashreplace"))
+    atomic.write(Path(f"{stem}.html"), _page(rows, name, link, notes).encode("utf-8", "backslashreplace"))
 
 
 def likeliest(row: dict) -> str:

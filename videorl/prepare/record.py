@@ -4,7 +4,6 @@ Each shard appends to files of its own, `manifest.K-of-N.jsonl` and `bad.K-of-N.
 of a source come in one write, after its files have their names: a source is finished when all its lines are there.
 """
 
-import contextlib
 import fcntl
 import json
 import os
