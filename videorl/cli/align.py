@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from videorl import checkpoint, config, dist, log
+from videorl import atomic, checkpoint, config, dist, exits, log
 from videorl.align import Aligned, Plan, align, similarities, subtitles
 from videorl.cli import command, extract
 from videorl.data.feature_sets import VideoRows
 from videorl.data.features import Texts
 from videorl.engine import build, weights
-from videorl.prepare.record import replace
+from videorl.engine.given import load_config
 from videorl.registry import UserError
 from videorl.report import alignment
 from videorl.report.pages import save
@@ -37,8 +37,8 @@ AS_PUBLISHED = shlex.split("--layout mmpt --split video --features video_embed -
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
-    with dist.exit_codes():
-        cfg, said = weights.load_config([args.cfg], args.overrides, args.checkpoint)
+    with exits.exit_codes():
+        cfg, said = load_config([args.cfg], args.overrides, args.checkpoint)
         gpus = min(1, dist.count_gpus(-1)) if cfg.NUM_GPUS else 0
         dist.launch(functools.partial(run, cfg, args, said), gpus=gpus)
 
@@ -102,7 +102,7 @@ def _features(args: argparse.Namespace, out: Path) -> np.ndarray:
         raise UserError("give --video_cfg and --video_checkpoint, a model that makes features, or stored --features")
     given = [args.video, "--cfg", args.video_cfg, "--checkpoint", args.video_checkpoint, "--out", out / "features"]
     asked = extract.parse([*map(str, given), *AS_PUBLISHED])
-    cfg, said = weights.load_config([asked.cfg], ["DATA.MAX_BAD_FRACTION", "1.0"], asked.checkpoint)
+    cfg, said = load_config([asked.cfg], ["DATA.MAX_BAD_FRACTION", "1.0"], asked.checkpoint)
     try:
         extract.run(cfg, asked, said)
     except SystemExit:
@@ -117,8 +117,8 @@ def write(out: Path, name: str, found: Aligned, late: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     shown = sorted((line for line in lines if line.shown), key=lambda line: line.start)
     retimed = [line.said._replace(start=line.start, end=line.end) for line in shown]
-    replace(out / "aligned.srt", subtitles.srt(retimed))
-    replace(out / "aligned.jsonl", "".join(json.dumps(_entry(line)) + "\n" for line in lines))
+    atomic.write(out / "aligned.srt", subtitles.srt(retimed))
+    atomic.write(out / "aligned.jsonl", "".join(json.dumps(_entry(line)) + "\n" for line in lines))
     notes = [f"{len(shown)} of {len(lines)} lines are shown (score above {found.threshold:.2f})"]
     notes += [f"{late} lines begin after the video has ended: left out"] * bool(late)
     rows = [

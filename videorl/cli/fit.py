@@ -17,7 +17,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from videorl import dist, log
+from videorl import atomic, exits, log
 from videorl.cli import command, train
 from videorl.data.lines import line_of
 from videorl.fit import folder, recipe
@@ -25,7 +25,6 @@ from videorl.fit.split import SPLITS, split
 from videorl.loading.pool import Workers
 from videorl.predict.source import checkpoint_of, load_config
 from videorl.prepare import files
-from videorl.prepare.record import replace
 from videorl.registry import UserError, printable
 
 LISTED = 20
@@ -34,7 +33,7 @@ LISTED = 20
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
     recipe_file = args.out / "fit.yaml"
-    with dist.exit_codes():
+    with exits.exit_codes():
         try:
             with command.without_warnings():  # what cannot be read is listed here
                 decide_once(args, recipe_file)
@@ -93,8 +92,8 @@ def decide_once(args: argparse.Namespace, file: Path) -> None:
         "OUTPUT_DIR": os.path.abspath(args.out),
     }
     write_lists(args.out / "data", found.classes, parts)
-    replace(args.out / "fit.json", json.dumps({"asked": asked, "skipped": found.skipped}, indent=1) + "\n")
-    replace(file, made.text(base))
+    atomic.write(args.out / "fit.json", json.dumps({"asked": asked, "skipped": found.skipped}, indent=1) + "\n")
+    atomic.write(file, made.text(base))
     log.say(*table(found.classes, parts), *made.reasons, f"{file}: written")
 
 
@@ -135,7 +134,7 @@ def starting_point(args: argparse.Namespace, made: recipe.Decisions, weights, tr
     all_layers = args.all_layers or len(train_on) >= recipe.FEW
     recipe.from_weights(made, train_on, os.path.abspath(file), args.epochs, all_layers)
     args.out.mkdir(parents=True, exist_ok=True)
-    replace(args.out / "base.yaml", recipe.base_of(cfg))
+    atomic.write(args.out / "base.yaml", recipe.base_of(cfg))
     return "base.yaml"
 
 
@@ -145,8 +144,8 @@ def write_lists(out: Path, classes: dict[str, str], parts: dict[str, list[str]])
     numbers = {name: number for number, name in enumerate(sorted(set(classes.values())))}
     for part, paths in parts.items():
         lines = [line_of(path, " ", str(numbers[classes[path]])) for path in paths]
-        replace(out / f"{part}.csv", "".join(f"{line}\n" for line in lines))
-    replace(out / "classes.json", json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
+        atomic.write(out / f"{part}.csv", "".join(f"{line}\n" for line in lines))
+    atomic.write(out / "classes.json", json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
 
 
 def skipped(reasons: dict[str, str]) -> list[str]:

@@ -19,9 +19,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from videorl import dist, log
+from videorl import dist, exits, log
 from videorl.cli import command
-from videorl.engine import weights
+from videorl.engine.given import load_config
 from videorl.narrate import corpus, runs
 from videorl.prepare.record import Shard
 from videorl.registry import UserError
@@ -29,12 +29,12 @@ from videorl.registry import UserError
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
-    with dist.exit_codes():
+    with exits.exit_codes():
         if bool(args.metadata) == bool(args.input):
             raise UserError("expected a video, a folder, or --metadata LIST, and pairs KEY VALUE")
         # How many files may be bad is for whoever reads the list of them to judge.
         words = [*args.overrides, "DATA.MAX_BAD_FRACTION", "1.0"]
-        cfg, said = weights.load_config([args.cfg], words, args.checkpoint)
+        cfg, said = load_config([args.cfg], words, args.checkpoint)
         dist.launch(functools.partial(run, cfg, args, said), gpus=dist.count_gpus(cfg.NUM_GPUS) if cfg.NUM_GPUS else 0)
         bad = args.out / corpus.QUARANTINE  # there when all shards are done
         if bad.is_file() and bad.stat().st_size:

@@ -14,7 +14,7 @@ import argparse
 import functools
 from pathlib import Path
 
-from videorl import dist, log
+from videorl import dist, exits, log
 from videorl.cli import command
 from videorl.data import narrations
 from videorl.narrate.rephrase import Rephraser, Rephrasing
@@ -34,7 +34,7 @@ def main(words: list[str] | None = None) -> None:
     add("--num_shards", type=int, default=1, metavar="N", help="processes that share the work (%(default)s)")
     add("--shard_id", type=int, default=0, metavar="K", help="number of this one, from 0 (%(default)s)")
     args = parser.parse_args(words)
-    with dist.exit_codes():
+    with exits.exit_codes():
         dist.launch(functools.partial(run, args), gpus=dist.count_gpus(-1))
 
 

@@ -11,7 +11,7 @@ each shard that DIR/train_meta.pkl names, which FEATURES.CAPTIONS OUT then reads
 import argparse
 from pathlib import Path
 
-from videorl import dist, log
+from videorl import exits, log
 from videorl.cli import command
 from videorl.data.features import Texts
 from videorl.prepare.tokens import DEDUPLICATE, Cut, source_of, write_split
@@ -21,7 +21,7 @@ from videorl.spec import Clip, Spec, Text
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
-    with dist.exit_codes():
+    with exits.exit_codes():
         try:
             log.say(run(args))
         except OSError as error:  # no permission, disk full

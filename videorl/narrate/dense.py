@@ -15,7 +15,6 @@ from markupsafe import Markup
 from videorl import atomic, report
 from videorl.narrate.corpus import QUARANTINE, line
 from videorl.prepare.chunks import Sources, stem_of
-from videorl.prepare.record import replace, replacing
 from videorl.report.subtitles import srt, stamp, vtt
 
 PICTURES = 1500  # on a page at most

@@ -11,7 +11,6 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from videorl import atomic
 from videorl.metrics.proportion import hits_of
 from videorl.report.captions import nearest_and_farthest
 from videorl.report.classes import classes, interval, trained_on

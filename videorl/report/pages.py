@@ -1,11 +1,11 @@
 """What the pages of this package share: templates that escape all text, and files that appear whole or not at all."""
 
 import functools
-import os
-import secrets
 from pathlib import Path
 
 import jinja2
+
+from videorl import atomic
 
 HERE = Path(__file__).parent
 
@@ -19,7 +19,5 @@ def templates() -> jinja2.Environment:
 
 def save(file: Path, text: str) -> None:
     """Writes a page that appears whole or not at all. Raises OSError."""
-    draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
     # Names of files may hold bytes that are no UTF-8, which Python carries as lone surrogates.
-    draft.write_bytes(text.encode("utf-8", "backslashreplace"))
-    os.replace(draft, file)
+    atomic.write(file, text.encode("utf-8", "backslashreplace"))
