@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "toy": {"registry"},
     "prepare": {"atomic", "registry", "spec", "log", "video", "clip", "data", "loading"},
     "features": {
-        *("registry", "spec", "log", "video", "clip", "data.listed", "data.shards", "loading", "prepare"),
+        *("atomic", "registry", "spec", "log", "video", "clip", "data.listed", "data.shards", "loading", "prepare"),
         *("config", "checkpoint", "engine.build", "engine.step", "engine.weights", "metrics"),
     },
     "fit": {"registry", "config", "data.lines", "video.folder", "prepare.files"},

@@ -15,14 +15,13 @@ import functools
 import json
 from pathlib import Path
 
-from videorl import dist, log
+from videorl import atomic, exits, log
 from videorl.cli import command
 from videorl.engine.evaluate import readable
 from videorl.features.probe import Rows, Scores, probe, rows_of
 from videorl.features.store import Features
 from videorl.metrics.probe import knn_scores, logistic_scores, svm_scores
 from videorl.prepare import check
-from videorl.prepare.record import replace
 from videorl.registry import UserError
 
 METHODS = {"svm": svm_scores, "logistic": logistic_scores, "knn": knn_scores}
@@ -31,7 +30,7 @@ LISTED = 5
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
-    with dist.exit_codes():
+    with exits.exit_codes():
         run(args)
 
 
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     log.say(f"{args.method}, {how}, {len(train.labels)} training videos: {readable(found)}")
     if args.json:
         try:
-            replace(args.json, json.dumps({**found, "method": args.method}, indent=1) + "\n")
+            atomic.write(args.json, json.dumps({**found, "method": args.method}, indent=1) + "\n")
         except OSError as error:
             raise UserError(f"--json {args.json} cannot be written: {error.strerror}") from None
 
