@@ -109,6 +109,29 @@ def test_what_is_decided_is_a_config_and_says_why(tmp_path):
     assert all(f"# {reason}" in made.text(recipe.SCRATCH) for reason in made.reasons)
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("Kinetics/MVITv2_S_16x4", "kinetics"),
+        ("SSv2/VIDEOMAE_VITB_16x2_FT", "video_list"),
+        ("SSv2/MVITv2_S_16x4", "ssv2"),
+        ("Multi_dataset/MVITv2_B_32x3_multitrain", "kinetics"),
+        ("Mmit/MVITV2_B_16x4_CONV", "kinetics"),
+    ],
+)
+def test_the_config_of_weights_is_a_base_for_one_label(tmp_path, name, data):
+    classes = {f"{name}/{k}": name for name in ("a", "b") for k in range(10)}
+    made = recipe.decide(list(classes), classes)
+    recipe.from_weights(made, list(classes), "w.pyth", 0, all_layers=False)
+    (tmp_path / "base.yaml").write_text(recipe.base_of(config.load([f"videorl:{name}"])))
+    (tmp_path / "fit.yaml").write_text(made.text("base.yaml"))
+    cfg = config.load([tmp_path / "fit.yaml"])
+    assert (data, data, data) == (cfg.TRAIN.DATASET, cfg.EVALS.val.DATASET, cfg.EVALS.test.DATASET)
+    assert [node.NAME for node in cfg.LOSSES.values()] == ["cross_entropy"]
+    assert (config.spec(cfg).labels, config.spec(cfg).several) == ({data: 2}, frozenset())
+    assert (cfg.MODEL.FREEZE, cfg.MIXUP.ENABLE, cfg.TRAIN.BATCH_SIZE) == (True, False, 4)
+
+
 def test_training_ends_early_by_what_a_checkpoint_holds():
     def ended(epoch, best_epoch, best=0.5, patience=3, step=0):
         cfg = CfgNode({"TRAIN": {"EARLY_STOP": patience}, "SOLVER": {"MAX_EPOCH": 10}})

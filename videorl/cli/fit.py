@@ -75,7 +75,8 @@ def decide_once(args: argparse.Namespace, file: Path) -> None:
         raise UserError(f"--out {args.out} lies in {args.source}, which holds the videos; name a folder elsewhere")
     weights, found = read_weights(args), folder.find(args.source, args.root)
     facts = look(found)
-    log.say(*skipped(found.skipped))
+    for line in skipped(found.skipped):
+        log.say(line)
     folder.check_classes(found)
     parts = split(found.classes, {path: facts[path].sha256 for path in found.classes}, args.held_out, args.seed)
     made = recipe.decide(parts["train"], found.classes)
@@ -86,7 +87,7 @@ def decide_once(args: argparse.Namespace, file: Path) -> None:
         "DATA.PATH_LABEL_SEPARATOR": " ",
         "TRAIN.MIXED_PRECISION": True,
         "DATA_LOADER.NUM_WORKERS": min(8, len(os.sched_getaffinity(0))),
-        "NUM_GPUS": -1,
+        "NUM_GPUS": min(1, dist.count_gpus(-1)),
         "NUM_SHARDS": 1,
         "RNG_SEED": args.seed,
         "OUTPUT_DIR": os.path.abspath(args.out),

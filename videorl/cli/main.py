@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "trains and tests as a config says (tools/run_net.py)",
     "fit": "trains, tests and reports on a folder of videos",
     "predict": "says what videos show, by a trained classifier",
+    "demo": "makes toy videos, and trains and tests a small model on them",
     "configs": "lists the configs that come with the package",
     "check": "looks at every video of a data set and says what is wrong",
     "lists": "writes lists `path label` from published annotations",

@@ -56,10 +56,9 @@ def run(args: argparse.Namespace) -> None:
     train, test = (rows_of(store, args.feature, listed(file, args.separator)) for file in (args.train, args.test))
     found = probe(train, test, scores_of(args))
     found |= {"n": len(test.labels), "of": len(test.labels) + len(test.missing)}
-    for file, rows in ((args.train, train), (args.test, test)):
-        log.say(*without(file, rows))
+    gaps = [line for file, rows in ((args.train, train), (args.test, test)) for line in without(file, rows)]
     how = f"k={args.k}" if args.method == "knn" else f"C={args.c:g}"
-    log.say(f"{args.method}, {how}, {len(train.labels)} training videos: {readable(found)}")
+    log.say(*gaps, f"{args.method}, {how}, {len(train.labels)} training videos: {readable(found)}")
     if args.json:
         try:
             atomic.write(args.json, json.dumps({**found, "method": args.method}, indent=1) + "\n")

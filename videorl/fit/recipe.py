@@ -17,6 +17,14 @@ CLIPS = 4000  # that a small model sees while it trains from scratch, for want o
 LONGEST = 2.5  # seconds of a clip, unless weights say
 FEW = 500  # training videos below which only the classifier of given weights is trained
 SIDED = ("left", "right", "clockwise")  # in names of classes that a mirror would change
+LISTS = ("kinetics", "ssv2", "video_list")  # data sets of lists `path label`, of which each takes frames in its way
+# What the config of weights may have otherwise, for videos with one label of one set.
+ONE_LABEL = {
+    "DATA": {"MULTI_LABEL": False, "CLASS_NAMES": "", "VAL_SKIP": 1, "LOCAL_SHARDS": False, "CACHE_FOLDER": ""},
+    "MODEL": {"HEAD_ACT": "softmax", "CHECKPOINT_ENTRY": ""},
+    "MULTI": {"PROJECTION": False, "EXPANDER": 0, "PAPER_QUIRKS": False},
+    "TEST": {"CHECKPOINT_FILE_PATH": ""},
+}
 UNWANTED = ("DATASETS", "EVALS", "LOSSES")  # of the config of given weights: its own data and what is made of it
 
 
@@ -79,7 +87,7 @@ def from_scratch(made: Decisions, train: Sequence[str], facts: Mapping[str, Fact
             DATA__TRAIN_CROP_SIZE=64,
             DATA__TEST_CROP_SIZE=64,
         )
-    run_length(made, len(train), epochs or max(10, min(100, round(CLIPS / len(train)))), batch=8)
+    run_length(made, len(train), epochs or max(10, min(100, round(CLIPS / len(train)))))
 
 
 def from_weights(made: Decisions, train: Sequence[str], file: str, epochs: int, all_layers: bool) -> None:
@@ -107,17 +115,17 @@ def from_weights(made: Decisions, train: Sequence[str], file: str, epochs: int, 
         "SOLVER.WARMUP_EPOCHS": 1.0,
         "TRAIN.GRAD_ACCU_NUM_BATCH": 1,
     }
-    run_length(made, len(train), epochs or (10 if all_layers else 30), batch=8)
+    run_length(made, len(train), epochs or (10 if all_layers else 30))
 
 
-def run_length(made: Decisions, videos: int, epochs: int, batch: int) -> None:
+def run_length(made: Decisions, videos: int, epochs: int) -> None:
     """Epochs, batch, how often is validated, and when training ends early."""
     every = max(1, epochs // 12)
     patience = max(3 * every, epochs // 4)
     made.take(
         f"{epochs} epochs, validated every {every}; ends after {patience} epochs without a better validation",
         SOLVER__MAX_EPOCH=epochs,
-        TRAIN__BATCH_SIZE=min(batch, videos),
+        TRAIN__BATCH_SIZE=max(1, min(8, videos // 5)),
         TRAIN__EVAL_PERIOD=every,
         TRAIN__CHECKPOINT_PERIOD=every,
         TRAIN__EARLY_STOP=patience,
@@ -126,10 +134,13 @@ def run_length(made: Decisions, videos: int, epochs: int, batch: int) -> None:
 
 
 def base_of(cfg) -> str:
-    """The config of given weights as YAML, without its data, losses and evaluations."""
+    """The config of given weights as YAML, with neither its data, losses and evaluations nor what goes with these."""
     tree = yaml.safe_load(config.dump(cfg))
+    data = cfg.DATASETS.get(cfg.TRAIN.DATASET, {"NAME": cfg.TRAIN.DATASET})["NAME"]
     for node in UNWANTED:
         tree.pop(node)
-    tree["TRAIN"] |= {"ENABLE": True, "DATASET": "kinetics"}
-    tree["TEST"] |= {"ENABLE": True, "DATASET": "kinetics", "CHECKPOINT_FILE_PATH": ""}
+    for node, keys in ONE_LABEL.items():
+        tree[node] |= keys
+    for node in ("TRAIN", "TEST"):
+        tree[node] |= {"ENABLE": True, "DATASET": data if data in LISTS else "kinetics"}
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
