@@ -672,7 +672,12 @@ def test_pairs_of_keys_of_which_one_does_nothing_are_told(written, caplog, text,
 
 def test_one_key_of_the_one_loss_may_be_given():
     cfg = config.load([], ["LOSSES.cross_entropy.LABEL_SMOOTHING", "0.1"])
-    assert dict(cfg.LOSSES.cross_entropy) == {"NAME": "cross_entropy", "WEIGHT": 1.0, "LABEL_SMOOTHING": 0.1}
+    assert dict(cfg.LOSSES.cross_entropy) == {
+        "NAME": "cross_entropy",
+        "WEIGHT": 1.0,
+        "LABEL_SMOOTHING": 0.1,
+        "CLASS_WEIGHTS": [],
+    }
 
 
 def test_words_typed_and_read_need_no_line(caplog):

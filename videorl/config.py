@@ -127,6 +127,7 @@ def load(
 
 def _check_early(settings: list[Setting]) -> None:
     """Raises `UserError` for what is wrong whatever the keys of components are: importing them takes seconds."""
+    dialect.check_model({".".join(s.path): s for s in settings}, {*MODELS, *registry.declared()[0][MODELS.kind]})
     schema, published = global_schema(), {*dialect.RULES, *map(".".join, dialect.SHORT_KEYS)}
     registered = {what[name].node for what in (DATASETS, MODELS, LOSSES, EVALS) for name in what}
     own = registered | registry.declared()[1] | {*MAPS, "BATCHES"}

@@ -5,7 +5,7 @@ each family with its table. `sugar` gives MODEL.LOSS_FUNC, TRAIN.EVAL_PERIOD and
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -33,7 +33,7 @@ def translate(settings: list[Setting], *, tell: bool = True) -> list[Setting]:
     last: Last = {".".join(setting.path): setting for setting in settings}
     rules = _rules()
     if tell:
-        _refuse(_tell(last, rules), last, rules)
+        _refuse(_tell(last, rules), last)
     kept: list[list[Setting]] = [_translated(setting, rules, last) for setting in settings]
     front = []
     for made in (made for family in FAMILIES for made in family.made(last)):
@@ -44,8 +44,8 @@ def translate(settings: list[Setting], *, tell: bool = True) -> list[Setting]:
     return _output_dir([*front, *(setting for group in kept for setting in group)])
 
 
-def _refuse(refused: list[str], last: Last, rules: Mapping[str, Rule]) -> None:
-    _check_model(last, rules)
+def _refuse(refused: list[str], last: Last) -> None:
+    check_model(last, MODELS)
     if refused:
         raise UserError(refused[0] + (f" (and {len(refused) - 1} more, see above)" if refused[1:] else ""))
 
@@ -54,15 +54,19 @@ def _rules() -> dict[str, Rule]:
     """The rules of all families, but for keys that a registered component reads under their own name."""
     entries = [registry[name] for registry in (MODELS, DATASETS, LOSSES, EVALS) for name in registry]
     own = {f"{entry.node}.{key}" for entry in entries for key in entry.keys}
-    models = Values({published: ours for published, ours in MODEL_NAMES.items() if ours in MODELS})
-    return {name: rule for name, rule in RULES.items() if name not in own} | {"MODEL.MODEL_NAME": models}
+    return {name: rule for name, rule in RULES.items() if name not in own} | {"MODEL.MODEL_NAME": _model_names(MODELS)}
 
 
-def _check_model(last: Last, rules: Mapping[str, Rule]) -> None:
+def _model_names(models: Collection[str]) -> Values:
+    return Values({published: ours for published, ours in MODEL_NAMES.items() if ours in models})
+
+
+def check_model(last: Last, models: Collection[str]) -> None:
+    """Raises `UserError` for a published model that is not among the `models` there are."""
     setting = last.get("MODEL.MODEL_NAME")
-    name = rules["MODEL.MODEL_NAME"].of(setting.value) if setting else ""
-    if isinstance(name, str) and name in MODEL_NAMES and name not in MODELS:
-        known = ", ".join(sorted(MODELS))
+    name = _model_names(models).of(setting.value) if setting else ""
+    if isinstance(name, str) and name in MODEL_NAMES and name not in models:
+        known = ", ".join(sorted(models))
         raise UserError(f"{setting.where}: MODEL.MODEL_NAME: {name} is not available in this version (known: {known})")
     arch = last.get("MODEL.ARCH")
     if setting is None and arch and arch.value in pyslowfast.CONVOLUTIONAL:
