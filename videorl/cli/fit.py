@@ -17,7 +17,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from videorl import atomic, exits, log
+from videorl import atomic, dist, exits, log
 from videorl.cli import command, train
 from videorl.data.lines import line_of
 from videorl.fit import folder, recipe

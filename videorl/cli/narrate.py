@@ -23,7 +23,8 @@ from videorl import dist, exits, log
 from videorl.cli import command
 from videorl.engine.given import load_config
 from videorl.narrate import corpus, runs
-from videorl.prepare.record import Shard
+from videorl.narrate.parts import finished
+from videorl.prepare.record import PARTS, Shard
 from videorl.registry import UserError
 
 
@@ -80,8 +81,9 @@ def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
     shard = Shard(args.shard_id * size + dist.rank(), args.num_shards * size)
     try:
         job = made(cfg, args)
-        places = job.narrate(shard)
+        job.narrate(shard)
         dist.barrier()
+        places = finished(args.out / PARTS)  # of all ranks, the last of which has only now ended
         if dist.is_main() and len(places) < len(job.groups):
             log.say(f"{args.out}: this part is done; other shards are not yet")
         elif dist.is_main():

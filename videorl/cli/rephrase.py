@@ -17,8 +17,9 @@ from pathlib import Path
 from videorl import dist, exits, log
 from videorl.cli import command
 from videorl.data import narrations
+from videorl.narrate.parts import finished
 from videorl.narrate.rephrase import Rephraser, Rephrasing
-from videorl.prepare.record import Shard
+from videorl.prepare.record import PARTS, Shard
 from videorl.registry import UserError
 
 
@@ -49,8 +50,9 @@ def run(args: argparse.Namespace) -> None:
     made = args.out / f"{args.metadata.name.removesuffix('.columns').removesuffix('.pkl')}.rephraser.pkl"
     try:
         job = Rephrasing(rows, args.batch)
-        places = job.fill(Rephraser(args.model, args.top, args.prompt, dist.device()), args.out, shard)
+        job.fill(Rephraser(args.model, args.top, args.prompt, dist.device()), args.out, shard)
         dist.barrier()
+        places = finished(args.out / PARTS)  # of all ranks, the last of which has only now ended
         if dist.is_main() and len(places) < len(job.groups):
             log.say(f"{args.out}: this part is done; other shards are not yet")
         elif dist.is_main():
