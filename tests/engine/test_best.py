@@ -93,12 +93,14 @@ def test_the_default_is_a_metric_that_is_there(words, default):
 
 def restored(saved, metric: str) -> float | None:
     state = State(SimpleNamespace(TRAIN=SimpleNamespace(BEST_METRIC=metric)), *[None] * 6)
-    state._restore_best(saved)
+    state._restore_best(saved, 40)
+    assert state.best_epoch == (saved.get("epoch", 40) if isinstance(saved, dict) else 40)
     return state.best
 
 
 def test_a_resumed_run_compares_with_its_own_metric_alone(said):
     assert restored({"metric": "val/mse", "value": 0.2}, "val/mse") == 0.2
+    assert restored({"metric": "val/mse", "value": 0.2, "epoch": 3}, "val/mse") == 0.2
     assert restored({"metric": "val/mse", "value": None}, "val/top1") is None
     assert not said.text
     assert restored({"metric": "val/mse", "value": 0.2}, "val/top1") is None

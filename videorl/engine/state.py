@@ -140,7 +140,7 @@ class State:
             self.objective.load_state_dict(state["objective_state"])
             if self.ema is not None:
                 self.ema.module.load_state_dict(state.get("ema_state") or state["model_state"])
-            self._restore_best(state["best"])
+            self._restore_best(state["best"], state["epoch"] + 1)
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             reason = f"{type(error).__name__} {dist.first_line(error)}"
             raise UserError(f"{file} holds no whole run to resume ({reason}). {weights_alone(file)}") from None
@@ -148,13 +148,14 @@ class State:
         self.data.batches.restore(state.get("batches", {}))
         log.info("resumed from %s: %d epochs and %d steps done", file, self.epoch, self.step_in_epoch)
 
-    def _restore_best(self, saved: object) -> None:
-        """Values of another metric are not compared with those of this one."""
+    def _restore_best(self, saved: object, epoch: int) -> None:
+        """Values of another metric are not compared with those of this one. Where it is not known when the best was
+        reached, as of older versions, it counts as just reached, after `epoch`."""
         metric = self.cfg.TRAIN.BEST_METRIC
         before, value = (saved["metric"], saved["value"]) if isinstance(saved, dict) else ("another metric", saved)
         value = None if value is None else float(value)
         self.best = value if before == metric else None
-        self.best_epoch = int(saved.get("epoch", self.epoch)) if isinstance(saved, dict) else self.epoch
+        self.best_epoch = int(saved.get("epoch", epoch)) if isinstance(saved, dict) else epoch
         if before != metric and value is not None:
             log.warning("best so far was %s %.4g: that of TRAIN.BEST_METRIC %r begins anew", before, value, metric)
 
