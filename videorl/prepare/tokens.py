@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from videorl import atomic
 from videorl.data import columns
 from videorl.data.captions import CaptionFiles, CaptionIndex, Captions
 from videorl.data.deduplicate import Caption, deduplicate, deduplicate_characters
@@ -141,4 +142,4 @@ def _save(file: str, data: np.ndarray) -> None:
     content = io.BytesIO()
     np.save(content, data)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    columns.replace(Path(file), content.getvalue())
+    atomic.write(Path(file), content.getvalue())
