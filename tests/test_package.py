@@ -131,3 +131,10 @@ def test_data_files_are_packaged():
 def test_each_folder_with_code_is_a_package():
     """find_packages sees only folders with an `__init__.py`: without one an installed videorl lacks the folder."""
     assert {path.parent for path in PACKAGE} <= {path.parent for path in PACKAGE if path.name == "__init__.py"}
+
+
+def test_the_image_has_all_that_setup_reads():
+    read = re.findall(r'HERE / "([^"/]+)', (ROOT / "setup.py").read_text())
+    copied = re.findall(r"^COPY (.*) \S+$", (ROOT / "docker/Dockerfile").read_text(), re.MULTILINE)
+    assert read
+    assert {*read, *_setup()["package_dir"].values()} <= set(" ".join(copied).split())
