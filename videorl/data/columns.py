@@ -58,6 +58,7 @@ def write(file: Path, arrays: Mapping[str, Iterable[np.ndarray]], head: Mapping)
         for name, pieces in arrays.items():
             places[name] = _append(stream, digest, pieces)
         size = stream.tell()
+        head_of(file).unlink(missing_ok=True)  # that of an older file
     head = {**head, "bytes": size, "sha256": digest.hexdigest(), "arrays": places}
     atomic.write(head_of(file), json.dumps(head, indent=1))
     return head
@@ -70,8 +71,9 @@ def _append(stream, digest, pieces: Iterable[np.ndarray]) -> dict:
     digest.update(padding)
     offset, length, kind = stream.tell(), 0, ""
     for piece in pieces:
-        stream.write(piece.tobytes())
-        digest.update(piece.tobytes())
+        piece = np.ascontiguousarray(piece)
+        stream.write(piece)
+        digest.update(piece)
         length, kind = length + len(piece), piece.dtype.str
     return {"dtype": kind, "shape": [length], "offset": offset}
 

@@ -1,10 +1,11 @@
 """From a record (a file and its label) to clips: the one place where videos are decoded for training and testing."""
 
-import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ import torch
 from videorl.clip import masks, sampling
 from videorl.clip.regions import Cut
 from videorl.clip.transforms import Making, TrainTransform, test_view
+from videorl.data import plain
+from videorl.data.listing import Listing, fingerprint, opened
 from videorl.registry import UserError
 from videorl.spec import Spec, Views
 from videorl.video.backends import check_backend
@@ -19,31 +22,89 @@ from videorl.video.frame_cache import open_cached
 from videorl.video.reader import Frames, in_order
 
 
-@dataclass(frozen=True)
 class Records:
     """Files of a split with their labels, and where they stand. `paths` are relative to `root`.
 
-    `labels` is [N] int64, or [N, C] float32 of zeros and ones. Arrays, not lists of str: forked workers share them.
+    `labels` is [N] int64, or [N, C] float32 of zeros and ones; `more` are columns [N] beside them, attributes of the
+    same names. Arrays, not lists of str: forked workers share them. Those of a list that is mapped from a file (see
+    `listing`) pickle as its name.
     """
 
-    root: str
-    paths: np.ndarray
-    labels: np.ndarray
-    classes: tuple[str, ...] = ()
+    more: Mapping[str, type] = MappingProxyType({})
+
+    def __init__(
+        self, root: str, paths: Sequence[bytes], labels: np.ndarray, classes: tuple[str, ...] = (), **more: np.ndarray
+    ):
+        self.root, self.labels, self.classes = root, labels, classes
+        self.letters, self.starts, self.stops = (paths if isinstance(paths, Texts) else Texts.joined(paths)).arrays
+        for name, kind in self.more.items():
+            setattr(self, name, np.asarray(more[name], kind))
+        self.origin: tuple = ()  # where the arrays are mapped from
+        self.known = ""  # fingerprint
+
+    @classmethod
+    def of(cls, listing: Listing, root: str, classes: tuple[str, ...] = (), every: int = 1, num_classes: int = 0):
+        """Each `every`th sample of a list. `num_classes`: all labels of each as zeros and ones, not the first alone."""
+        arrays, bounds = listing.arrays, listing.arrays["bounds"]
+        paths = Texts(arrays["letters"], bounds[:-1][::every], bounds[1:][::every])
+        labels = class_numbers(listing, num_classes) if num_classes else arrays["labels"]
+        found = cls(root, paths, labels[::every], classes, **{name: arrays[name][::every] for name in cls.more})
+        found.origin = (listing.file, listing.sha256, every, num_classes) if listing.file else ()
+        found.known = listing.facts.get("fingerprint", "") if every == 1 and not num_classes else ""
+        return found
+
+    def __reduce__(self):
+        return (_mapped, (type(self), self.root, self.classes, *self.origin)) if self.origin else super().__reduce__()
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.labels)
+
+    @property
+    def paths(self) -> "Texts":
+        return Texts(self.letters, self.starts, self.stops)
 
     def path(self, i: int) -> str:
         return os.path.join(self.root, self.paths[i].decode())
 
+    def named(self, paths: Sequence[bytes]) -> "Records":
+        """The same labels of other files, by their whole paths."""
+        more = {name: getattr(self, name) for name in self.more}
+        return type(self)("", paths, self.labels, self.classes, **more)
+
     @property
     def fingerprint(self) -> str:
-        """Hash of files and labels, in order."""
-        digest = hashlib.sha256()
-        digest.update(b"\n".join(self.paths.tolist()))
-        digest.update(np.ascontiguousarray(self.labels).tobytes())
-        return digest.hexdigest()[:16]
+        """Hash of files and labels, in order, and of what else there is."""
+        more = ([np.ascontiguousarray(getattr(self, name))] for name in self.more)
+        return self.known or fingerprint([b"\n".join(self.paths), np.ascontiguousarray(self.labels)], *more)
+
+
+def _mapped(kind: type[Records], root: str, classes: tuple[str, ...], file: str, sha256: str, every: int, num: int):
+    listing = opened(Path(file), sha256)
+    if listing is None:
+        raise UserError(f"{file}: the list that it was made of has changed since the run began; start the run again")
+    return kind.of(listing, root, classes, every, num)
+
+
+class Texts(Sequence):
+    """Texts [N] in the array `letters`: each from its start on, and up to one byte before its stop."""
+
+    def __init__(self, letters: np.ndarray, starts: np.ndarray, stops: np.ndarray):
+        self.arrays = letters, starts, stops
+
+    @classmethod
+    def joined(cls, texts: Iterable[bytes]) -> "Texts":
+        letters, starts, stops = plain.joined([bytes(text) for text in texts])
+        return cls(letters, starts, stops + 1)
+
+    def __len__(self) -> int:
+        return len(self.arrays[1])
+
+    def __getitem__(self, i: int) -> bytes:
+        letters, starts, stops = self.arrays
+        return letters[starts[i] : stops[i] - 1].tobytes()
+
+    def tolist(self) -> list[bytes]:
+        return list(self)
 
 
 class ClipDataset:
@@ -221,9 +282,9 @@ def check_views(crops: int) -> None:
         raise UserError(f"number of spatial crops: expected 1 (centre) or 3 (along the longer side), found {crops}")
 
 
-def class_numbers(labels: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
-    """[N, num_classes] float32 of zeros and ones from lists of class numbers."""
-    rows = np.zeros((len(labels), num_classes), np.float32)
-    for row, numbers in zip(rows, labels, strict=True):
-        row[list(numbers)] = 1.0
+def class_numbers(listing: Listing, num_classes: int) -> np.ndarray:
+    """[N, num_classes] float32 of zeros and ones from all labels of each sample."""
+    rows = np.zeros((len(listing), num_classes), np.float32)
+    counts = np.diff(listing.arrays["first_number"])
+    rows[np.repeat(np.arange(len(listing)), counts), listing.arrays["numbers"]] = 1.0
     return rows

@@ -6,13 +6,18 @@ Formats: https://github.com/facebookresearch/SlowFast/blob/main/slowfast/dataset
 import json
 import os
 import re
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
-from videorl.data.dataset import ClipDataset, Records, check_views, class_numbers
+from videorl.data.dataset import ClipDataset, Records, check_views
 from videorl.data.lines import parse_lines, read_lines, separator_of, split_label, unquoted
+from videorl.data.listing import read
 from videorl.data.paths import KEYS, Paths, Settings, check_root, has_ending, shortened
+from videorl.data.plain import Form
 from videorl.registry import DATASETS, UserError
 from videorl.spec import Spec
 
@@ -55,16 +60,12 @@ class Labelled(ClipDataset):
     ):
         check_views(spec.views.crops)
         root = os.path.abspath(root or annotations)
-        file = Path(annotations) / f"{split}.csv"
-        rows = read_csv(file, root, separator, num_classes, multi_label or self.lists, spec.reading.allow_outside_root)
-        rows = rows[::val_skip] if split == "val" else rows
-        labels = [numbers for _, numbers in rows]
-        records = Records(
-            root=root,
-            paths=np.array([path.encode() for path, _ in rows]),
-            labels=class_numbers(labels, num_classes) if multi_label else np.array([n[0] for n in labels], np.int64),
-            classes=read_classes(class_names, file.with_name("classes.json"), num_classes),
-        )
+        file, paths = Path(annotations) / f"{split}.csv", Paths(root, spec.reading.allow_outside_root)
+        reader = Csv(paths, separator_of(separator), num_classes, multi_label or self.lists, several=multi_label)
+        listing = read(file, reader)
+        classes = read_classes(class_names, file.with_name("classes.json"), num_classes)
+        every = val_skip if split == "val" else 1
+        records = Records.of(listing, root, classes, every, num_classes if multi_label else 0)
         super().__init__(spec, split, records, uniform=self.uniform, offset=offset)
 
 
@@ -100,6 +101,46 @@ class SomethingSomething(Labelled):
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
+@dataclass
+class Csv:
+    """Reads lines `path label` (see `listing.Reader`). `lists`: a line has a list of labels; `several`: all count."""
+
+    paths: Paths
+    separator: str
+    num_classes: int
+    lists: bool
+    several: bool
+
+    extra = MappingProxyType({})
+    facts = MappingProxyType({})
+
+    @property
+    def settings(self) -> dict[str, object]:
+        own = {"separator": self.separator, "classes": self.num_classes, "lists": self.lists, "several": self.several}
+        return {"kind": "csv", **own, **self.paths.settings}
+
+    @property
+    def example(self) -> str:
+        return f"`path{self.separator}label`"
+
+    @property
+    def form(self) -> Form:
+        usual = self.separator in (" ", ",", ";", "\t")
+        return Form(self.separator.encode() if usual else b"", 1, outside=self.paths.allow_outside)
+
+    def begin(self, file: Path, number: int, line: str) -> None:
+        """All lists are alike."""
+
+    def judged(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        return numbers[0] < self.num_classes, numbers[0], {}
+
+    def parse(self, line: str) -> tuple[str, list[int]]:
+        return parse_line(line, self.separator, self.num_classes, self.lists, self.paths)
+
+    def exact(self) -> "Csv":
+        return self
+
+
 def read_csv(
     file: Path, root: str, separator: str, num_classes: int, multi_label: bool, allow_outside: bool
 ) -> list[tuple[str, list[int]]]:
@@ -108,7 +149,8 @@ def read_csv(
     check_root(root, file)
     if not lines:
         raise UserError(f"{file} holds no samples; expected lines `path{separator}label`")
-    return parse_lines(file, lines, lambda line: parse_line(line, separator, num_classes, multi_label, paths))
+    parse = partial(parse_line, separator=separator, num_classes=num_classes, multi_label=multi_label, paths=paths)
+    return parse_lines(file, lines, parse, len(lines))
 
 
 def parse_line(

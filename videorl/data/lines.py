@@ -1,7 +1,7 @@
 """Lists as lines of text, a path and numbers in each, as people and pandas write them."""
 
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,12 +33,13 @@ def _missing_csv(file: Path, settings: Settings) -> str:
 
 
 def parse_lines(
-    file: Path, lines: Sequence[tuple[int, str]], parse: Callable[[str], tuple[Sample, list[int]]]
+    file: Path, lines: Iterable[tuple[int, str]], parse: Callable[[str], tuple[Sample, list[int]]], total: int
 ) -> list[tuple[Sample, list[int]]]:
     """What `parse` makes of each line: a sample and its labels.
 
-    Raises `UserError` that counts the lines for which `parse` raises `ValueError`, and those that give a sample other
-    labels than a line before. Paths that leave the video folder have one cause: they are told once.
+    Raises `UserError` that counts the lines, of `total` in the file, for which `parse` raises `ValueError`, and those
+    that give a sample other labels than a line before. Paths that leave the video folder have one cause: they are told
+    once.
     """
     rows, wrong, outside = [], [], []
     seen: dict[Sample, tuple[int, list[int]]] = {}
@@ -55,7 +56,7 @@ def parse_lines(
         except ValueError as error:
             wrong.append(f"{number}: {error}")
     if len(outside) > 1:
-        outside = [f"{outside[0]} ({len(outside)} of {len(lines)} lines leave it)"]
+        outside = [f"{outside[0]} ({len(outside)} of {total} lines leave it)"]
     if wrong := outside + wrong:
         more = f" (and {len(wrong) - 5} more lines)" if len(wrong) > 5 else ""
         raise UserError(f"{file}:{'; line '.join(wrong[:5])}{more}")

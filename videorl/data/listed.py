@@ -4,14 +4,14 @@ Formats: https://github.com/MCG-NJU/VideoMAE/blob/main/DATASET.md, https://githu
 dataset/), https://github.com/deepglint/V-SWIFT (README.md and its loaders).
 """
 
-import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from PIL import Image
 from videorl.clip import sampling
 from videorl.data.dataset import ClipDataset, Records, check_views
 from videorl.data.labelled import BOUND, read_classes
-from videorl.data.lines import parse_lines, read_lines, unquoted
+from videorl.data.lines import read_lines, unquoted
+from videorl.data.listing import read
 from videorl.data.paths import Paths, check_root, has_ending, shortened
+from videorl.data.plain import Form
 from videorl.registry import DATASETS, UserError, did_you_mean
 from videorl.spec import Spec
 from videorl.video.errors import VideoError, another_size, at_stage
@@ -54,6 +56,9 @@ class Part:
         """What part of its file it is, in words, or nothing."""
         return f"frames {self.first} to {self.stop - 1}" if self.stop >= 0 else ""
 
+
+# What a part has beside its path.
+PART = MappingProxyType({"first": np.int32, "stop": np.int32, "folder": np.bool_})
 
 # The columns of a line, by how many numbers end it. Those between `path` and the end of the line are these numbers.
 LABELLED = {
@@ -119,6 +124,11 @@ class Layout:
         """Whether a path may as well be a shorter one and a column more."""
         return _is_number(re.split(r"," if self.comma else r"\s", path)[-1]) and not _is_number(path)
 
+    def is_numbered(self, line: str) -> bool:
+        """Whether the path on a line ends in a number, and there is a file of that name."""
+        path = self.path(line)
+        return self.ends_in_number(path) and os.path.lexists(os.path.join(self.paths.root, path))
+
     def path(self, line: str) -> str:
         """The path on a line, or nothing where the line has too few columns."""
         return dict(zip(self.columns, self._texts(line))).get("path", "")
@@ -162,6 +172,14 @@ def detect(line: str, num_classes: int | None, paths: Paths) -> Layout:
     return Layout(known[min(count, max(known))], comma, num_classes, paths)
 
 
+def layout_of(file: Path, number: int, line: str, num_classes: int | None, paths: Paths) -> Layout:
+    """The layout of a list by its first line. Raises `UserError`."""
+    try:
+        return detect(line, num_classes, paths)
+    except ValueError as error:
+        raise UserError(f"{file}:{number}: {error}") from None
+
+
 def read_list(
     file: Path, root: str, num_classes: int | None, allow_outside: bool
 ) -> tuple[Layout, list[tuple[int, str]]]:
@@ -173,13 +191,67 @@ def read_list(
     check_root(root, file)
     if not lines:
         raise UserError(f"{file} holds no samples; expected lines such as `path label`")
-    number, first = lines[0]
-    try:
-        layout = detect(first, num_classes, Paths(root, allow_outside))
-    except ValueError as error:
-        raise UserError(f"{file}:{number}: {error}") from None
-    doubtful = filter(layout.ends_in_number, (layout.path(line) for _, line in lines))
-    return replace(layout, numbered=any(os.path.lexists(os.path.join(root, path)) for path in doubtful)), lines
+    layout = layout_of(file, *lines[0], num_classes, Paths(root, allow_outside))
+    return replace(layout, numbered=any(layout.is_numbered(line) for _, line in lines)), lines
+
+
+class Lists:
+    """Reads the lines of a list whose first tells their layout (see `listing.Reader`)."""
+
+    extra, several, example = PART, False, "such as `path label`"
+
+    def __init__(self, paths: Paths, num_classes: int | None):
+        self.paths, self.num_classes = paths, num_classes
+        self.layout: Layout | None = None
+        self.doubtful = self.numbered = False
+
+    @property
+    def settings(self) -> dict[str, object]:
+        return {"kind": "video_list", "classes": self.num_classes, **self.paths.settings}
+
+    @property
+    def facts(self) -> dict[str, object]:
+        return {"layout": str(self.layout)}
+
+    @property
+    def form(self) -> Form:
+        at = self.layout.columns.index("path")
+        return Form(
+            b"," if self.layout.comma else b" \t",
+            len(self.layout.columns) - 1 - at,
+            signed=True,
+            source=at > 0,
+            outside=self.paths.allow_outside,
+        )
+
+    def begin(self, file: Path, number: int, line: str) -> None:
+        self.layout = layout_of(file, number, line, self.num_classes, self.paths)
+
+    def judged(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        count, none = numbers.shape[1], {"first": 0, "stop": -1, "folder": False}
+        named = dict(zip(self.layout.columns[-len(numbers) :], numbers, strict=True))
+        labels = named.get("label", np.zeros(count, np.int64))
+        if self.num_classes is None:
+            right, labels = np.ones(count, bool), np.zeros(count, np.int64)
+        else:
+            right = (labels >= 0) & (labels < self.num_classes)
+        if "total" in named:  # a folder, which is looked at one at a time, or a video
+            right &= (named["total"] < 0) & ("label" not in named)
+        part = {name: np.full(count, value) for name, value in none.items()}
+        if "sframe" in named:
+            part |= {"first": named["sframe"], "stop": named["eframe"]}
+            right &= (part["first"] >= 0) & (part["first"] < part["stop"])
+            right &= part["stop"] <= named.get("nframes", part["stop"])
+        return right, labels, part
+
+    def parse(self, line: str) -> tuple[Part, list[int]]:
+        if self.layout.ends_in_number(self.layout.path(line)):
+            self.doubtful = True
+            self.numbered = self.numbered or self.layout.is_numbered(line)
+        return self.layout.parse(line)
+
+    def exact(self) -> "Lists | Layout":
+        return replace(self.layout, numbered=False) if self.doubtful and not self.numbered else self
 
 
 # ------------------------------------------------------------------------------------------------------ what is decoded
@@ -235,21 +307,10 @@ class FrameFolder(Frames):
 # --------------------------------------------------------------------------------------------------------- the data set
 
 
-@dataclass(frozen=True, kw_only=True)
 class Parts(Records):
     """Records of parts of files: `first` and `stop` [N] int32 and `folder` [N] bool as in `Part`."""
 
-    first: np.ndarray
-    stop: np.ndarray
-    folder: np.ndarray
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of files, labels and parts, in order."""
-        digest = hashlib.sha256(super().fingerprint.encode())
-        for column in (self.first, self.stop, self.folder):
-            digest.update(column.tobytes())
-        return digest.hexdigest()[:16]
+    more = PART
 
 
 @DATASETS.register("video_list", node="VIDEO_LIST", **{name: BOUND[name] for name in SHARED})
@@ -297,14 +358,14 @@ class VideoList(ClipDataset):
         pretraining = bool(spec.masking.ratio)
         root = os.path.abspath(root or annotations)
         file = Path(annotations) / f"{split}.csv"
-        layout, lines = read_list(file, root, None if pretraining else num_classes, spec.reading.allow_outside_root)
-        log.info("%s: %d lines `%s`%s", file, len(lines), layout, ", to pre-train" if pretraining else "")
-        rows = parse_lines(file, lines, layout.parse)
+        reader = Lists(Paths(root, spec.reading.allow_outside_root), None if pretraining else num_classes)
+        listing = read(file, reader)
+        layout = listing.facts["layout"]
+        log.info("%s: %d lines `%s`%s", file, len(listing), layout, ", to pre-train" if pretraining else "")
         if pretraining:
-            _warn_of_labels(file, layout, [part for part, _ in rows if part.folder], spec.clip.frames)
-        rows = rows[::val_skip] if split == "val" else rows
+            _warn_of_labels(file, layout, listing.arrays, spec.clip.frames)
         classes = () if pretraining else read_classes(class_names, file.with_name("classes.json"), num_classes)
-        super().__init__(spec, split, _records(root, rows, classes))
+        super().__init__(spec, split, Parts.of(listing, root, classes, val_skip if split == "val" else 1))
 
     @contextmanager
     def _open(self, i: int) -> Iterator[Excerpt | FrameFolder]:
@@ -337,25 +398,14 @@ def _check_keys(sampling: str, frame_name: str) -> None:
         raise UserError(f"VIDEO_LIST.FRAME_NAME {frame_name!r}: expected a name with one number, such as img_%05d.jpg")
 
 
-def _warn_of_labels(file: Path, layout: Layout, folders: Sequence[Part], frames: int) -> None:
+def _warn_of_labels(file: Path, layout: str, arrays: Mapping[str, np.ndarray], frames: int) -> None:
     """Says so where most folders look like lines `path total label`, which end in as many numbers."""
-    odd = [part for part in folders if part.first > 1 or part.stop - part.first < frames]
-    if len(odd) > len(folders) / 2:
+    folders = np.flatnonzero(arrays["folder"])
+    first, stop = arrays["first"][folders], arrays["stop"][folders]
+    odd = np.count_nonzero((first > 1) | (stop - first < frames))
+    if odd > len(folders) / 2:
         log.warning(
             "%s: read as `%s`, but %d of %d folders start after frame 1 or have less than %d frames;"
             " if its lines are `path total label`, write `path 1 total` to pre-train",
-            *(file, layout, len(odd), len(folders), frames),
+            *(file, layout, odd, len(folders), frames),
         )
-
-
-def _records(root: str, rows: Sequence[tuple[Part, list[int]]], classes: tuple[str, ...]) -> Parts:
-    parts = [part for part, _ in rows]
-    return Parts(
-        root=root,
-        paths=np.array([part.path.encode() for part in parts]),
-        labels=np.array([labels[0] for _, labels in rows], np.int64),
-        classes=classes,
-        first=np.array([part.first for part in parts], np.int32),
-        stop=np.array([part.stop for part in parts], np.int32),
-        folder=np.array([part.folder for part in parts]),
-    )

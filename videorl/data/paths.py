@@ -45,6 +45,14 @@ def check_root(root: str, file: str | os.PathLike, settings: Settings = KEYS) ->
         raise UserError(f"video folder {root} does not exist; set {settings.root} to where the paths in {file} start")
 
 
+def changed(folder: str) -> int:
+    """When a folder has changed last, in ns; -1 where there is none."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return -1
+
+
 def has_ending(path: str) -> bool:
     """Whether a path ends like that of a video file."""
     return os.path.splitext(path)[1].lower() in EXTENSIONS
@@ -57,12 +65,18 @@ class Paths:
     ending of a video file, where there is nothing of that name, is the one file that has it beside an ending.
 
     Only for such paths the folder that they name is listed, once: to look at each of 500,000 videos on a network disk
-    would take the first hour of a run.
+    would take the first hour of a run. `folders` are these, with the time at which each had changed last.
     """
 
     def __init__(self, root: str, allow_outside: bool):
         self.root, self.allow_outside = root, allow_outside
+        self.folders: dict[str, int] = {}
         self._folders: dict[str, tuple[dict[str, bool], dict[str, list[str]]]] = {}
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What the meaning of a path depends on but for what is on the disk."""
+        return {"root": self.root, "home": os.path.expanduser("~"), "outside": self.allow_outside}
 
     def __call__(self, text: str) -> str:
         """The path that `text` means. Raises `ValueError` for one that no file can have or that may not be read."""
@@ -96,6 +110,7 @@ class Paths:
         """What the folder of a path holds: name -> whether it is a folder, and videos by name without ending."""
         folder = os.path.join(self.root, os.path.dirname(path))
         if folder not in self._folders:
+            self.folders[folder] = changed(folder)
             try:
                 with os.scandir(folder) as entries:
                     names = {entry.name: entry.is_dir() for entry in entries}

@@ -149,7 +149,7 @@ def dataset_of_files(cfg, name: str, files: Sequence[str], views: Views, **keys)
         ours = {**OUR_LIST, "ANNOTATIONS": folder, **keys}
         values |= {key: ours[key] for key in ours.keys() & values.keys()}
         data = entry(config.spec(cfg, views, name), "test", values=values)
-    data.records = replace(data.records, root="", paths=np.array([os.fsencode(file) for file in files]))
+    data.records = data.records.named([os.fsencode(file) for file in files])
     return data
 
 
