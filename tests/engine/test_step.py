@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -157,6 +158,19 @@ def test_two_and_three_ranks_train_s3d_on_narrated_clips_like_one(split):
     for got in (split[2]["narrated"], split[3]["narrated"], ranks.narrated_gradient(4)):
         assert relative_error(got["gradient"], expected["gradient"]) <= 1e-5
         assert got["values"] == pytest.approx(expected["values"], rel=1e-6)
+
+
+def test_a_micro_batch_seeds_the_generators_of_the_cpu_and_of_its_device_alone(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch, "get_device_module", lambda device: SimpleNamespace(manual_seed=seeded.append))
+    monkeypatch.setattr(torch, "manual_seed", None)
+    seed_chunk(7, 1, 2, torch.device("cuda", 1))
+    first = torch.initial_seed(), torch.rand(3).tolist()
+    seed_chunk(7, 1, 2)
+    assert (torch.initial_seed(), torch.rand(3).tolist()) == first
+    assert seeded == [first[0]]
+    seed_chunk(7, 1, 3)
+    assert torch.rand(3).tolist() != first[1]
 
 
 @pytest.mark.parametrize("micro_batches", [1, 3])

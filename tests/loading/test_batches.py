@@ -65,6 +65,23 @@ def test_mirror_pairs_stay_together_and_mirrored(split):
         assert {(a, b) for chunk in chunks for a, b in zip(chunk, reversed(chunk))} == wanted
 
 
+def test_a_step_is_made_alone_and_of_this_rank_alone():
+    """By the rule as it is told: chunks of the first half and of its mirror image, of which a rank has some."""
+    samples = np.random.default_rng(0).permutation(48)
+    for micro_batch, micro_batches, world in ((4, 3, 4), (3, 4, 4), (6, 8, 1)):
+        total, half = micro_batches * world, micro_batch // 2
+        chunks = samples.reshape(total, -1)
+        if micro_batch % 2 == 0:
+            first, mirror = samples[:24].reshape(total, half), samples[24:].reshape(total, half)[::-1]
+            chunks = np.concatenate([first, mirror], axis=1)
+        for rank in range(world):
+            plan = Plan(micro_batch, micro_batches, rank, world)
+            own = chunks[rank * micro_batches : (rank + 1) * micro_batches]
+            assert plan.chunks(samples) == own.tolist()
+    batches = Shuffled({"all": 10**6}, Plan(4, 1), SEED)
+    assert batches.step(249_999)[0][0] == batches.order[999_996]
+
+
 def test_the_order_depends_on_seed_and_epoch_alone():
     batches = Shuffled({"all": LENGTH}, Plan(4, 2), SEED)
     first = list(batches)

@@ -4,10 +4,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from videorl import config
+from videorl.clip.masks import draw as draw_masks
 from videorl.losses.pixels import MaskedPixels
 from videorl.metrics.pixels import unseen
 from videorl.registry import EVALS, LOSSES
@@ -70,6 +72,16 @@ def test_seen_tokens_do_not_count():
                 counted += 1
     assert loss.count(batch) == counted == 5
     assert float(loss(**batch)) == pytest.approx(total, rel=1e-5)
+
+
+def test_tokens_are_counted_from_sizes_where_all_are_hidden_or_seen():
+    for masking in (SPEC.masking, replace(SPEC.masking, ratio=0.5, decoder="running_cell")):
+        drawn = [draw_masks(np.random.default_rng(seed), (2, 2, 2), masking) for seed in range(3)]
+        visible, masked = (torch.tensor(np.stack(rows)) for rows in zip(*drawn))
+        batch = {"visible": visible, "masked": masked}
+        loss = MaskedPixels(replace(SPEC, masking=masking))
+        assert loss.count(batch) == unseen(masked, visible).sum()
+    assert MaskedPixels(SPEC).tokens == 8
 
 
 def test_gradient_of_one_token():

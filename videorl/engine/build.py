@@ -23,7 +23,7 @@ from videorl.engine.step import Precision
 from videorl.loading.batches import Plan
 from videorl.loading.pool import Loader, Workers
 from videorl.loading.quarantine import Quarantine
-from videorl.loading.worker import Job
+from videorl.loading.worker import Job, Jobs
 from videorl.registry import BATCHES, DATASETS, LOSSES, MODELS, UserError
 from videorl.spec import Augment, Spec, Views
 
@@ -234,12 +234,14 @@ class TrainData:
         embeddings.
         """
         self.batches.begin_epoch(epoch, embed)
-        chunks = list(self.batches)[first:]
-        number = epoch * self.steps + first
-        jobs = [Job(epoch, number + k, chunk) for k, step in enumerate(chunks) for chunk in step]
+        parts, before = self.plan.micro_batches, epoch * self.steps
+        jobs = Jobs(
+            (self.steps - first) * parts,
+            lambda k: Job(epoch, before + first + k // parts, self.batches.step(first + k // parts)[k % parts]),
+        )
         stream = self.loader.run(jobs)
-        for _ in chunks:
-            yield [next(stream) for _ in range(self.plan.micro_batches)]
+        for _ in range(first, self.steps):
+            yield [next(stream) for _ in range(parts)]
 
 
 def train_data(cfg) -> TrainData:

@@ -11,7 +11,7 @@ from videorl import config, dist
 from videorl.engine import build
 from videorl.engine.step import call, to_device, unwrap
 from videorl.loading.quarantine import Quarantine
-from videorl.loading.worker import Job
+from videorl.loading.worker import in_turn
 from videorl.log import Progress
 from videorl.registry import UserError
 
@@ -45,8 +45,7 @@ class Embedder:
 
     def _vectors(self, model) -> tuple[dict[int, np.ndarray], dict]:
         """Sample to vector of this rank's share, and what could not be read."""
-        starts = range(0, len(self.data), VIDEOS)[dist.rank() :: dist.world_size()]
-        jobs = [Job(self.state.epoch, k, list(range(k, min(k + VIDEOS, len(self.data))))) for k in starts]
+        jobs = in_turn(len(self.data), VIDEOS, dist.rank(), dist.world_size(), self.state.epoch)
         loader = build.loader(self.cfg, self.data, self.title)
         progress = Progress(len(jobs), "embedding videos", self.cfg.USE_TQDM and dist.is_main())
         found: dict[int, np.ndarray] = {}

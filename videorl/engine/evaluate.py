@@ -13,7 +13,7 @@ from videorl import config, dist
 from videorl.engine import build
 from videorl.engine.step import Precision, to_device
 from videorl.loading.quarantine import Quarantine
-from videorl.loading.worker import Job
+from videorl.loading.worker import Jobs, in_turn
 from videorl.log import Progress
 from videorl.metrics import is_fraction
 from videorl.registry import EVALS, UserError
@@ -85,14 +85,13 @@ class Evaluation:
         self.bad_rows = list(bad.values())
         return dist.on_main(lambda: self._finish([r for r, _ in gathered if r], bad, predictions))
 
-    def _jobs(self) -> list[Job]:
+    def _jobs(self) -> Jobs:
         """This rank's batches: every so many of those that one rank alone would make.
 
         The last bits of a score depend on what else is in the batch: so that is the same for any number of ranks.
         """
         size = max(1, self.clips // self._per_sample)
-        starts = range(0, len(self.dataset), size)[dist.rank() :: dist.world_size()]
-        return [Job(0, k, list(range(k, min(k + size, len(self.dataset))))) for k in starts]
+        return in_turn(len(self.dataset), size, dist.rank(), dist.world_size())
 
     def _rows(self, model, precision: Precision, alive) -> tuple[dict[str, np.ndarray], dict[int, dict]]:
         """This rank's rows, and its unreadable samples by index."""

@@ -1,14 +1,12 @@
 """Retrieval of clips by text and of texts by clip, with the embeddings of a model of two towers."""
 
-import inspect
-
 import numpy as np
 import torch
 
 from videorl.evals.views import check_unmasked, mean_of_views
 from videorl.metrics import HIGHER, LOWER
 from videorl.metrics.retrieval import ranks, summary
-from videorl.registry import EVALS, UserError
+from videorl.registry import EVALS, UserError, parameters_of
 
 
 @EVALS.register("retrieval")
@@ -77,5 +75,5 @@ def embeddings(model, batch) -> dict[str, torch.Tensor]:
 def outputs(model, batch) -> dict[str, torch.Tensor]:
     """What a model makes of those entries of a batch that its `forward` names."""
     plain = getattr(model, "_orig_mod", model)  # inside torch.compile
-    names = inspect.signature(getattr(plain, "forward", plain)).parameters
+    names = parameters_of(getattr(plain, "forward", plain))
     return model(**{name: batch[name] for name in names if name in batch})

@@ -41,16 +41,15 @@ class Plan:
 
     def chunks(self, samples: np.ndarray) -> list[list[int]]:
         """This rank's micro-batches of a share. Chunk c holds samples c*h … of the first half and their mirrors."""
-        total = self.micro_batches * self.world
-        half = self.micro_batch // 2
-        if self.micro_batch % 2:
-            parts = np.split(samples, total)
-        else:
-            n = len(samples)
-            first = [np.arange(c * half, (c + 1) * half) for c in range(total)]
-            parts = [samples[np.concatenate([f, n - 1 - f[::-1]])] for f in first]
-        start = self.rank * self.micro_batches
-        return [part.tolist() for part in parts[start : start + self.micro_batches]]
+        first = self.rank * self.micro_batches
+        return [self._chunk(samples, c).tolist() for c in range(first, first + self.micro_batches)]
+
+    def _chunk(self, samples: np.ndarray, c: int) -> np.ndarray:
+        size, n = self.micro_batch, len(samples)
+        if size % 2:
+            return samples[c * size : (c + 1) * size]
+        half = size // 2
+        return np.concatenate([samples[c * half : (c + 1) * half], samples[n - (c + 1) * half : n - c * half]])
 
 
 class EpochOrder:
@@ -92,10 +91,13 @@ class EpochOrder:
         """Takes over what `state` gave."""
 
     def __iter__(self) -> Iterator[list[list[int]]]:
-        """For each step of the epoch this rank's micro-batches, as lists of sample numbers."""
+        """For each step of the epoch this rank's micro-batches."""
+        return map(self.step, range(self.steps))
+
+    def step(self, number: int) -> list[list[int]]:
+        """This rank's micro-batches of a step of the epoch, as lists of sample numbers."""
         size = self.plan.share
-        for step in range(self.steps):
-            yield self.plan.chunks(self.order[step * size : (step + 1) * size])
+        return self.plan.chunks(self.order[number * size : (number + 1) * size])
 
     def drawn(self, rng: np.random.Generator, name: str, count: int) -> np.ndarray:
         """`count` samples of a data set in random order, each once before any comes again."""
@@ -104,6 +106,8 @@ class EpochOrder:
 
 def permutations(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
     """[count] numbers below `size`: one random order of all after another."""
+    if 0 < count <= size:  # not copied: of ten million it is 80 MB
+        return rng.permutation(size)[:count]
     rounds = [rng.permutation(size) for _ in range(-(-count // size))]
     return np.concatenate([*rounds, np.empty(0, np.int64)])[:count]
 

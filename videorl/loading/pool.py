@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 
@@ -50,7 +50,7 @@ class Loader:
         self.fetch = Fetch(dataset, mix, quarantine.longest_run if self.training else None)
         self.pool = Pool(self.fetch, workers) if workers.count else None
 
-    def run(self, jobs: list[Job]) -> Iterator[dict | None]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[dict | None]:
         """The batch of each job, in order. An evaluation with too many bad samples ends early: it cannot be saved."""
         for job, loaded in zip(jobs, self.pool.run(jobs) if self.pool else map(self.fetch, jobs), strict=True):
             self.quarantine.add(loaded.bad, job.step + 1 if self.training else None)
@@ -126,7 +126,7 @@ class Pool:
         self.deaths_idle = 0
         self.given = 0
 
-    def run(self, jobs: list[Job]) -> Iterator[Loaded]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[Loaded]:
         if not self.workers:
             self.workers = [Worker(self.fetch, self.context) for _ in range(self.settings.count)]
         first = self.given
@@ -139,7 +139,7 @@ class Pool:
                 self._receive(ready, first)
             yield ready.pop(first + done)
 
-    def _feed(self, jobs: list[Job], first: int, done: int) -> None:
+    def _feed(self, jobs: Sequence[Job], first: int, done: int) -> None:
         """Hands out the next jobs, no more ahead of the consumer than all workers may prepare."""
         limit = min(len(jobs), done + self.settings.count * self.settings.prefetch)
         while self.fed < limit:

@@ -5,7 +5,7 @@ mmpt/modules/vectorpool.py): an inverted file of faiss, L2.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -102,11 +102,11 @@ class Retrieval(EpochOrder):
         )
         return order
 
-    def __iter__(self) -> Iterator[list[list[int]]]:
+    def step(self, number: int) -> list[list[int]]:
         """As for others, but micro-batches are dealt out in order, so that one of `group` videos is a batch."""
-        own = slice(self.plan.rank * self.plan.micro_batches, (self.plan.rank + 1) * self.plan.micro_batches)
-        for chunks in self.order[: self.steps * self.plan.share].reshape(self.steps, -1, self.plan.micro_batch):
-            yield chunks[own].tolist()
+        own = self.plan.micro_batch * self.plan.micro_batches
+        first = number * self.plan.share + self.plan.rank * own
+        return self.order[first : first + own].reshape(self.plan.micro_batches, -1).tolist()
 
     def state(self) -> dict:
         """What a checkpoint within an epoch needs."""

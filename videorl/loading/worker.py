@@ -35,6 +35,27 @@ class Job:
     samples: list[int]
 
 
+class Jobs(Sequence):
+    """`count` jobs, each made by `make(k)` when it is asked for: an epoch may have ten million samples."""
+
+    def __init__(self, count: int, make: Callable[[int], Job]):
+        self.count, self.make = count, make
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, k: int) -> Job:
+        if not 0 <= k < self.count:
+            raise IndexError(k)
+        return self.make(k)
+
+
+def in_turn(length: int, size: int, rank: int = 0, world: int = 1, epoch: int = 0) -> Jobs:
+    """Jobs of `size` samples each, of `length` in order; every so many of them is this rank's."""
+    starts = range(0, length, size)[rank::world]
+    return Jobs(len(starts), lambda k: Job(epoch, starts[k], list(range(starts[k], min(starts[k] + size, length)))))
+
+
 @dataclass
 class Loaded:
     """A batch and the failures met while making it.
