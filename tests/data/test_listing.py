@@ -243,6 +243,17 @@ def test_records_of_a_kept_list_travel_as_the_name_of_its_file(kept):
         pickle.loads(message)
 
 
+def test_columns_that_others_made_name_no_file_outside(kept):
+    made = Path(data_of(kept).records.origin[0])
+    made.write_bytes(made.read_bytes().replace(b"v7.mp4", b"/7.mp4"))
+    data = data_of(kept)
+    assert data.path(6).endswith("videos/v6.mp4")
+    with pytest.raises(UserError, match=r"columns: sample 7: '/7\.mp4' leaves the video folder; .* delete this file"):
+        data.path(7)
+    columns.head_of(made).write_text(json.dumps({"format": listing.FORMAT, "bytes": made.stat().st_size}))
+    assert data_of(kept).path(7).endswith("videos/v7.mp4"), "not ours: made again"
+
+
 def _read_with_others(file: Path, start, found) -> None:
     logging.disable()
     listing.LEAST = 1

@@ -15,6 +15,7 @@ from videorl.clip.regions import Cut
 from videorl.clip.transforms import Making, TrainTransform, test_view
 from videorl.data import plain
 from videorl.data.listing import Listing, fingerprint, opened
+from videorl.data.paths import OutsideError, check_inside
 from videorl.registry import UserError
 from videorl.spec import Spec, Views
 from videorl.video.backends import check_backend
@@ -63,8 +64,15 @@ class Records:
     def paths(self) -> "Texts":
         return Texts(self.letters, self.starts, self.stops)
 
-    def path(self, i: int) -> str:
-        return os.path.join(self.root, self.paths[i].decode())
+    def path(self, i: int, allow_outside: bool = True) -> str:
+        """Raises `UserError` where it is mapped, leaves `root`, and may not: the file may come from others."""
+        path = self.paths[i].decode()
+        if self.origin and not allow_outside:
+            try:
+                check_inside(path)
+            except OutsideError as error:
+                raise UserError(f"{self.origin[0]}: sample {i}: {error}, or delete this file") from None
+        return os.path.join(self.root, path)
 
     def named(self, paths: Sequence[bytes]) -> "Records":
         """The same labels of other files, by their whole paths."""
@@ -137,7 +145,7 @@ class ClipDataset:
         return len(self.records)
 
     def path(self, i: int) -> str:
-        return self.records.path(i)
+        return self.records.path(i, self.spec.reading.allow_outside_root)
 
     @property
     def views(self) -> Views:

@@ -142,14 +142,14 @@ def _kept(places: Iterable[Path], source: Mapping) -> Listing | None:
 
 
 def opened(file: Path, sha256: str) -> Listing | None:
-    """The columns in a file, if it is there and was made of a list of that hash."""
+    """The columns in a file, if it is there, whole, and was made of a list of that hash."""
     try:
         head = columns.read_head(file, FORMAT, "columns of a list", "reading the list")
-    except UserError:
+        if head["source_sha256"] != sha256:
+            return None
+        return Listing(columns.mapped(file, head), head["facts"], str(file.absolute()), sha256, head["folders"])
+    except (UserError, KeyError, TypeError, ValueError):
         return None
-    if head["source_sha256"] != sha256:
-        return None
-    return Listing(columns.mapped(file, head), head["facts"], str(file.absolute()), sha256, head["folders"])
 
 
 def _written(file: Path, reader: Reader, places: Sequence[Path], source: Mapping) -> Listing:
