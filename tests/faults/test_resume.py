@@ -39,9 +39,9 @@ FULL = (
     *("TEST.ENABLE", "False", "TEST.BATCH_SIZE", "2", "SOLVER.MAX_EPOCH", "2"),
 )
 MOMENTS = {  # of the kill, and steps that were saved before
-    "first pass of a step": ("step=5", 1),
-    "between micro-batches": ("step=8", 1),
-    "epoch end": ("step=13", 3),
+    "first pass of a step": ("step=4", 1),
+    "between micro-batches": ("step=6", 1),
+    "epoch end": ("step=10", 3),
     "evaluation": ("eval=2", 2),
 }
 
@@ -127,7 +127,7 @@ def test_killed_and_started_again_ends_with_the_same_bits(run, references, momen
 def test_an_evaluation_after_the_checkpoint_of_its_step_is_logged_once(run, references):
     """Told to stop after the last step of an epoch, then killed after its evaluation, before the next checkpoint."""
     words = (*FULL, "TRAIN.CHECKPOINT_STEPS", "0", "TRAIN.CHECKPOINT_PERIOD", "2", "TENSORBOARD.ENABLE", "True")
-    stopped = command(run, 1, "out", *words, fault="term@step=12")[0]
+    stopped = command(run, 1, "out", *words, fault="term@step=9")[0]
     assert (stopped.code, stopped.final()["step_in_epoch"]) == (75, 3)
     killed = command(run, 1, "out", *words, fault="kill@step=1")[0]
     assert killed.code == -signal.SIGKILL
