@@ -208,6 +208,7 @@ def _masked(place: Path) -> None:
         (None, [".", "--held-out", "0.5"], "--held-out: expected more than 0, at most 0.4"),
         (None, [".", "--out", "runs/x"], "which holds the videos; name a folder elsewhere"),
         (lambda place: (place / "l.csv").write_text("a/0.mp4,x\na/0.mp4,y\n"), ["l.csv"], "but of x on a line before"),
+        (lambda place: touched(place.parent / "run", "run.json"), ["."], "holds another run"),
         (lambda place: (place / "l.csv").write_text("a/0.mp4\n"), ["l.csv"], "expected `path,class`"),
         (lambda place: (place / "l.csv").write_text("../0.mp4,x\n"), ["l.csv"], "give --root"),
     ],

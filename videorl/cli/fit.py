@@ -71,6 +71,8 @@ def decide_once(args: argparse.Namespace, file: Path) -> None:
             raise UserError(f"{file} was decided by another command; name another --out")
         log.say(f"{file} is there: going on with what was decided")
         return
+    if (args.out / "run.json").exists():
+        raise UserError(f"--out {args.out} holds another run, which training would go on with; name another folder")
     if args.source.is_dir() and args.source.resolve() in (args.out.resolve(), *args.out.resolve().parents):
         raise UserError(f"--out {args.out} lies in {args.source}, which holds the videos; name a folder elsewhere")
     weights, found = read_weights(args), folder.find(args.source, args.root)
