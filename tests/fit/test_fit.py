@@ -54,19 +54,61 @@ def test_files_named_after_their_class(tmp_path):
     assert found.skipped == {"nothing.mp4": "no class before an underscore in its name"}
 
 
-@pytest.mark.parametrize(
-    "text", ["video,class\na b.mp4,x\nc.mp4,y z\n", "a b.mp4\tx\nc.mp4\ty z\n", '"a b.mp4",x\nc.mp4,y z']
-)
+@pytest.mark.parametrize("text", ["a b.mp4,x\nc.mp4,y z\n", "a b.mp4\tx\nc.mp4\ty z\n", '"a b.mp4",x\nc.mp4,y z'])
 def test_lists(tmp_path, text):
     (tmp_path / "list.csv").write_text(text)
     assert find(tmp_path / "list.csv").classes == {"a b.mp4": "x", "c.mp4": "y z"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "header"),
+    [
+        ("clip0,walk\nclip1,walk\nclip2,run\n", {"clip0": "walk", "clip1": "walk", "clip2": "run"}, []),
+        ("a,b.mp4\twalk\nc.mp4\trun, fast\n", {"a,b.mp4": "walk", "c.mp4": "run, fast"}, []),
+        ("a b.mp4;x\nc.mp4;y, z\n", {"a b.mp4": "x", "c.mp4": "y, z"}, []),
+        ('c.mp4,"y, z"\na b.mp4,x\n', {"c.mp4": "y, z", "a b.mp4": "x"}, []),
+        ("file.mp4,label\nclip0,walk\n", {"clip0": "walk"}, ["file.mp4"]),
+    ],
+)
+def test_a_list_has_one_separator_and_its_header_is_what_names_no_file(tmp_path, text, expected, header):
+    touched(tmp_path, "clip0", "clip1", "clip2", "a,b.mp4", "c.mp4", "a b.mp4")
+    (tmp_path / "list.csv").write_text(text)
+    found = find(tmp_path / "list.csv")
+    assert (found.classes, list(found.skipped)) == (expected, header)
+
+
+def test_folders_named_train_val_test_are_the_split(tmp_path):
+    names = [
+        f"{top}/{name}/{k}.mp4" for top, count in (("Train", 5), ("valid", 2)) for name in "ab" for k in range(count)
+    ]
+    found = find(touched(tmp_path, *names, "extra/a/1.mp4"))
+    assert set(found.classes.values()) == {"a", "b"}
+    assert found.skipped == {"extra/a/1.mp4": "in none of Train, valid"}
+    parts = split(found.classes, {name: name for name in names}, found.parts, 0.2, 0)
+    assert parts["val"] == [name for name in names if name.startswith("valid")]
+    assert Counter(name.split("/")[1] for name in parts["test"]) == {"a": 1, "b": 1}
+    assert sorted(parts["test"] + parts["train"]) == [name for name in names if name.startswith("Train")]
+    with pytest.raises(UserError, match="Train/a/0.mp4 and valid/a/0.mp4 are the same video in two of train, val"):
+        split(found.classes, {name: name.split("/", 1)[1] for name in names}, found.parts, 0.2, 0)
+    left = {name: found.classes[name] for name in names if not name.startswith("valid/b")}
+    with pytest.raises(UserError, match="class b has no video in val"):
+        split(left, {name: name for name in names}, found.parts, 0.2, 0)
+
+
+def test_a_class_may_be_called_train_but_no_parts_without_classes(tmp_path):
+    found = find(touched(tmp_path / "one", "train/a.mp4", "car/a.mp4"))
+    assert found.classes == {"train/a.mp4": "train", "car/a.mp4": "car"}
+    with pytest.raises(UserError, match="expected test/CLASS/NAME.mp4, for test and train are parts"):
+        find(touched(tmp_path / "two", "train/a.mp4", "test/b.mp4"))
+    with pytest.raises(UserError, match="holds test and val, but no train"):
+        find(touched(tmp_path / "three", "val/x/a.mp4", "test/x/b.mp4"))
 
 
 def test_a_split_is_stratified_and_keeps_equal_files_together():
     classes = {f"{name}/{k}": name for name, count in {"a": 20, "b": 7, "c": 3}.items() for k in range(count)}
     hashes = {path: path for path in classes} | {"a/1": "same", "a/2": "same", "a/3": "same"}
     for seed in range(20):
-        found = split(classes, hashes, 0.15, seed)
+        found = split(classes, hashes, {}, 0.15, seed)
         assert sorted(sum(found.values(), [])) == sorted(classes)
         groups = [{hashes[path] for path in found[part]} for part in found]
         assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
@@ -74,7 +116,7 @@ def test_a_split_is_stratified_and_keeps_equal_files_together():
             held = Counter(classes[path] for path in found[part])
             assert held["b"] == held["c"] == 1
             assert 3 <= held["a"] <= 5
-    assert split(classes, hashes, 0.15, 3) == split(dict(reversed(classes.items())), hashes, 0.15, 3)
+    assert split(classes, hashes, {}, 0.15, 3) == split(dict(reversed(classes.items())), hashes, {}, 0.15, 3)
 
 
 def test_class_weights_against_sklearn():

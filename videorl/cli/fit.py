@@ -1,6 +1,7 @@
 """From a folder of videos to a trained model, tested, with a report: `videorl fit my_videos/ --out runs/mine`.
 
     videorl fit my_videos/ --out runs/mine                    my_videos/CLASS/NAME.mp4, or my_videos/CLASS_NAME.mp4
+    videorl fit my_videos/ --out runs/mine                    my_videos/train/CLASS/NAME.mp4, my_videos/test/CLASS/…
     videorl fit clips.csv --root videos/ --out runs/mine      lines `path,class`
     videorl fit my_videos/ --out runs/mine --weights k400.pyth --cfg videorl:Kinetics/MVITv2_S_16x4
 
@@ -80,8 +81,12 @@ def decide_once(args: argparse.Namespace, file: Path) -> None:
     for line in skipped(found.skipped):
         log.say(line)
     folder.check_classes(found)
-    parts = split(found.classes, {path: facts[path].sha256 for path in found.classes}, args.held_out, args.seed)
+    hashes = {path: facts[path].sha256 for path in found.classes}
+    parts = split(found.classes, hashes, found.parts, args.held_out, args.seed)
     made = recipe.decide(parts["train"], found.classes)
+    if given := set(found.parts.values()):
+        drawn = "".join(f"; {part} is drawn from train" for part in SPLITS if part not in given)
+        made.take(f"the folders say which videos are {', '.join(part for part in SPLITS if part in given)}{drawn}")
     base = starting_point(args, made, weights, parts["train"], facts)
     made.settings |= {
         "DATA.PATH_TO_DATA_DIR": os.path.abspath(args.out / "data"),
