@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "prepare": {"atomic", "registry", "spec", "log", "video", "clip", "data", "loading"},
     "features": {
         *("atomic", "registry", "spec", "log", "video", "clip", "data.listed", "data.shards", "loading", "prepare"),
-        *("config", "checkpoint", "engine.build", "engine.step", "engine.weights", "metrics"),
+        *("config", "checkpoint", "engine.build", "engine.determinism", "engine.step", "engine.weights", "metrics"),
     },
     "fit": {"registry", "config", "data.lines", "video.folder", "prepare.files"},
     "predict": {
@@ -48,7 +48,7 @@ MAY_IMPORT = {
     },
     "narrate": {
         *("registry", "spec", "config", "data", "video", "features", "loading.pool", "models.text", "prepare"),
-        *("report", "engine.build", "engine.step", "atomic"),
+        *("report", "engine.build", "engine.step", "atomic", "dist", "log"),
     },
     "align": {"registry", "spec", "data", "evals.alignment", "metrics"},
     "search": {

@@ -41,3 +41,12 @@ def test_on_a_full_disk_nothing_has_changed(tmp_path, full_disk):
     atomic.write(file, b"newer", lasting=False)
     assert file.read_bytes() == b"newer"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_drafts_are_what_a_killed_writer_left_and_nothing_else(tmp_path):
+    (tmp_path / "deep/a.tmp").mkdir(parents=True)
+    for name in ("notes.tmp", "deep/a.json.tmp", "deep/a.json.0000000g.tmp"):
+        (tmp_path / name).write_bytes(b"of the user")
+    with atomic.writing(tmp_path / "deep/a.json") as out:
+        assert [str(file) for file in atomic.drafts(tmp_path)] == [out.name]
+    assert not list(atomic.drafts(tmp_path))

@@ -186,8 +186,10 @@ def test_sweep_takes_only_what_is_half_written(tmp_path, said):
     good = saved(tmp_path, 1)
     (tmp_path / "checkpoint_epoch_00002.tmp").write_bytes(b"half")
     (tmp_path / "checkpoint_epoch_00002.json.tmp").write_bytes(b"half")
+    (tmp_path / "notes.tmp").write_bytes(b"of the user")
+    (tmp_path / "folder.tmp").mkdir()
     checkpoint.sweep(tmp_path)
-    assert names(tmp_path) == [good.with_suffix(".json").name, good.name]
+    assert names(tmp_path) == [good.with_suffix(".json").name, good.name, "folder.tmp", "notes.tmp"]
     assert said.text.count("left by a run that was killed while saving") == 2
     checkpoint.sweep(tmp_path / "not there")
 

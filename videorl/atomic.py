@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+DRAFT = re.compile(r".+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -31,3 +34,8 @@ def write(file: Path, content: str | bytes, *, lasting: bool = True) -> None:
     """Text, in UTF-8, or bytes as the whole of a file."""
     with writing(file, lasting=lasting) as out:
         out.write(content.encode() if isinstance(content, str) else content)
+
+
+def drafts(folder: Path) -> Iterator[Path]:
+    """What killed processes, or such as write just now, have begun at any depth of a folder."""
+    yield from (file for file in folder.rglob("*.tmp") if DRAFT.fullmatch(file.name) and file.is_file())

@@ -22,6 +22,7 @@ log = logging.getLogger("videorl")
 
 NAME = re.compile(r"^checkpoint_epoch_(\d{5})(?:_step_(\d{7}))?\.pyth$")
 BEST = "best.pyth"
+HALF = re.compile(r"^(checkpoint_epoch_\d{5}(_step_\d{7})?|best)(\.json)?\.tmp$")  # what `save` has begun
 PUBLISHED = ("model.safetensors", "pytorch_model.bin")  # what transformers calls its files
 BESIDE = ("config.json", "preprocessor_config.json")  # what it says of the model, and of how clips are made
 
@@ -227,7 +228,7 @@ def committed(folder: Path) -> list[Path]:
 
 def sweep(folder: Path) -> None:
     """Removes what killed runs left half-written."""
-    for file in folder.glob("*.tmp"):
+    for file in filter(lambda file: HALF.match(file.name), folder.glob("*.tmp")):
         log.info("removing %s, left by a run that was killed while saving", file)
         file.unlink()
 

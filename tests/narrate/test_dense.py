@@ -116,6 +116,13 @@ def test_the_page_loads_nothing_and_runs_its_own_script_alone(tmp_path):
     assert set(re.findall(r'(?:src|href)="([^"]*)"', page)) == {"a%20b.mp4", "data:image/webp;base64,AA"}
 
 
+def test_a_video_called_as_the_list_of_bad_ones_is_refused(model, videos, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    shutil.copy(videos / "more/short.mp4", tmp_path / "in/quarantine.mp4")
+    assert code(main, [tmp_path / "in", *model, "--out", tmp_path / "out"]) == 2
+    assert "quarantine.mp4 would have its texts in quarantine.jsonl" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -201,6 +201,8 @@ def test_odd_rows_are_narrated_or_listed_one_line_each(run, world, tmp_path, cap
     ("words", "said"),
     [
         (["--returns", 2], "'returns': 3"),
+        (["--returns", 0], "--returns 0: expected 1 or more"),
+        (["--returns", -3], "--returns -3: expected 1 or more"),
         (["--shard_id", 4], "--shard_id 4"),
         (["EVALS.captions.MAX_LENGTH", 13], "places for 12 tokens"),
         (["EVALS.captions.TEMPERATURE", 0], "draws nothing"),

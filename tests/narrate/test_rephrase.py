@@ -147,4 +147,4 @@ def test_mistakes_are_one_line(run, capsys, words, said):
 def test_what_a_narrator_wrote_is_not_rephrased(tmp_path):
     (tmp_path / "list.pkl").write_bytes(pickle.dumps([("v", 0.0, 1.0, ["a"], [1.0])]))
     with pytest.raises(UserError, match="rows of a narrator"):
-        rephrase.Rephrasing(narrations.read(tmp_path / "list.pkl"), 4)
+        rephrase.Rephrasing(narrations.read(tmp_path / "list.pkl"), 4, None, tmp_path / "made.pkl")

@@ -25,7 +25,7 @@ from videorl.align import Aligned, Plan, align, similarities, subtitles
 from videorl.cli import command, extract
 from videorl.data.feature_sets import VideoRows
 from videorl.data.features import Texts
-from videorl.engine import build, weights
+from videorl.engine import build, determinism, weights
 from videorl.engine.given import load_config
 from videorl.registry import UserError
 from videorl.report import alignment
@@ -85,6 +85,7 @@ def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
 
 
 def _model(cfg, file: Path):
+    determinism.set_level(cfg.DETERMINISM)
     model = build.model(cfg)
     if not hasattr(model, "embed_text") or not hasattr(model, "embed_video"):
         raise UserError(f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME}: expected one of stored features: VideoCLIP")

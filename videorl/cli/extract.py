@@ -20,7 +20,7 @@ from pathlib import Path
 
 from videorl import config, dist, exits, log
 from videorl.cli import command
-from videorl.engine import build, determinism
+from videorl.engine import build
 from videorl.engine.given import load_config
 from videorl.features.extract import Wanted, extract
 from videorl.features.loaded import load
@@ -73,7 +73,6 @@ def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
     log.setup(None, main=True)
     for line in said:
         logging.getLogger("videorl").info(line)
-    determinism.set_level(cfg.DETERMINISM)
     shard = Shard(args.shard_id, args.num_shards)
     sources = read_sources([args.input], args.root, args.separator, args.out)
     wanted = Wanted(tuple(args.features.split(",")), args.dtype, args.l2, cfg.TEST.BATCH_SIZE)

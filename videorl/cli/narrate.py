@@ -23,8 +23,7 @@ from videorl import dist, exits, log
 from videorl.cli import command
 from videorl.engine.given import load_config
 from videorl.narrate import corpus, runs
-from videorl.narrate.parts import finished
-from videorl.prepare.record import PARTS, Shard
+from videorl.narrate.parts import share
 from videorl.registry import UserError
 
 
@@ -33,6 +32,8 @@ def main(words: list[str] | None = None) -> None:
     with exits.exit_codes():
         if bool(args.metadata) == bool(args.input):
             raise UserError("expected a video, a folder, or --metadata LIST, and pairs KEY VALUE")
+        if args.returns is not None and args.returns < 1:
+            raise UserError(f"--returns {args.returns}: expected 1 or more")
         # How many files may be bad is for whoever reads the list of them to judge.
         words = [*args.overrides, "DATA.MAX_BAD_FRACTION", "1.0"]
         cfg, said = load_config([args.cfg], words, args.checkpoint)
@@ -73,24 +74,11 @@ class InputFirst(argparse.Action):
 
 
 def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
-    dist.wait_for_ever()
     log.setup(None, main=dist.is_main())
     for line in said:
         logging.getLogger("videorl").info(line)
-    size = dist.world_size()
-    shard = Shard(args.shard_id * size + dist.rank(), args.num_shards * size)
-    try:
-        job = made(cfg, args)
-        job.narrate(shard)
-        dist.barrier()
-        places = finished(args.out / PARTS)  # of all ranks, the last of which has only now ended
-        if dist.is_main() and len(places) < len(job.groups):
-            log.say(f"{args.out}: this part is done; other shards are not yet")
-        elif dist.is_main():
-            done = job.write(places)
-            log.say(f"{args.out}: {', '.join(f'{count} {what}' for what, count in done.items())}")
-    except OSError as error:  # of what it writes: no permission, disk full
-        raise UserError(f"{error}; the same command goes on where it was") from None
+    if done := share(functools.partial(made, cfg, args), args.out, args.shard_id, args.num_shards):
+        log.say(f"{args.out}: {', '.join(f'{count} {what}' for what, count in done.items())}")
 
 
 def made(cfg, args: argparse.Namespace) -> runs.Run:

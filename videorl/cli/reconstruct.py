@@ -24,7 +24,7 @@ from PIL import Image
 
 from videorl import checkpoint, config, dist, exits, log
 from videorl.cli import command
-from videorl.engine import build, weights
+from videorl.engine import build, determinism, weights
 from videorl.engine.given import load_config
 from videorl.engine.step import call, to_device
 from videorl.evals.reconstruction import described, errors, pictures
@@ -100,6 +100,7 @@ def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
 
 def loaded(cfg, file: Path) -> torch.nn.Module:
     """The config's model with the weights of a checkpoint. Raises `UserError` where it predicts no masked pixels."""
+    determinism.set_level(cfg.DETERMINISM)
     model = build.model(cfg).eval()
     if not set(READS) <= set(inspect.signature(model.forward).parameters):
         raise UserError(

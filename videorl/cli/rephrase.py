@@ -17,9 +17,9 @@ from pathlib import Path
 from videorl import dist, exits, log
 from videorl.cli import command
 from videorl.data import narrations
-from videorl.narrate.parts import finished
+from videorl.engine import determinism
+from videorl.narrate.parts import share
 from videorl.narrate.rephrase import Rephraser, Rephrasing
-from videorl.prepare.record import PARTS, Shard
 from videorl.registry import UserError
 
 
@@ -40,23 +40,12 @@ def main(words: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    dist.wait_for_ever()
     log.setup(None, main=dist.is_main())
     if min(args.top, args.batch) < 1:
         raise UserError("--top and --batch: expected 1 or more")
-    size = dist.world_size()
-    shard = Shard(args.shard_id * size + dist.rank(), args.num_shards * size)
+    determinism.set_level("data")  # the default of DETERMINISM, for there is no config
     rows = narrations.read(args.metadata, "--metadata")
     made = args.out / f"{args.metadata.name.removesuffix('.columns').removesuffix('.pkl')}.rephraser.pkl"
-    try:
-        job = Rephrasing(rows, args.batch)
-        job.fill(Rephraser(args.model, args.top, args.prompt, dist.device()), args.out, shard)
-        dist.barrier()
-        places = finished(args.out / PARTS)  # of all ranks, the last of which has only now ended
-        if dist.is_main() and len(places) < len(job.groups):
-            log.say(f"{args.out}: this part is done; other shards are not yet")
-        elif dist.is_main():
-            done = job.write(made, places)
-            log.say(f"{made}: {done['rows']} rows; {done['kept']} have no other words than their own")
-    except OSError as error:  # of what it writes: no permission, disk full
-        raise UserError(f"{error}; the same command goes on where it was") from None
+    load = functools.partial(Rephraser, args.model, args.top, args.prompt, dist.device())
+    if done := share(lambda: Rephrasing(rows, args.batch, load, made), args.out, args.shard_id, args.num_shards):
+        log.say(f"{made}: {done['rows']} rows; {done['kept']} have no other words than their own")

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from videorl import atomic, report
 from videorl.narrate.corpus import QUARANTINE, line
 from videorl.prepare.chunks import Sources, stem_of
+from videorl.registry import UserError
 from videorl.report.subtitles import srt, stamp, vtt
 
 PICTURES = 1500  # on a page at most
@@ -36,6 +37,13 @@ def write(out: Path, rows: Iterable[dict], sources: Sources, unreadable: Mapping
         videos, clips = videos + 1, clips + len(good)
     atomic.write(out / QUARANTINE, b"".join(map(line, bad)))
     return {"videos": videos, "clips": clips, "bad": len(bad)}
+
+
+def check_names(sources: Sources) -> None:
+    """Raises `UserError` for a video whose lines would stand where those of the bad ones do."""
+    for name, part in sources.parts.items():
+        if f"{stem_of(part)}.jsonl" == QUARANTINE:
+            raise UserError(f"{name} would have its texts in {QUARANTINE}, which lists what cannot be read; rename it")
 
 
 def _write_video(stem: Path, rows: Sequence[dict], path: str, name: str, notes: str) -> None:

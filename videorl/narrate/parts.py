@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
+from videorl import atomic, dist, log
 from videorl.prepare.record import PARTS, Shard, claim, locked
 from videorl.registry import UserError
 
@@ -20,6 +21,41 @@ BATCH = re.compile(rb'\{"batch": (\d+), "rows": \[')
 
 Places = dict[int, tuple[Path, int]]  # batch -> its file, and the byte that its line begins with
 Make = Callable[[Sequence[int]], Iterator[list]]
+
+
+class Job(Protocol):
+    """Work in batches, whose `groups` are as many."""
+
+    groups: Sequence
+
+    def fill(self, shard: Shard) -> Places:
+        """Makes the batches of a shard, see `fill`."""
+
+    def write(self, places: Places) -> dict[str, int]:
+        """Writes the finished files, when all batches are made, and says how many of what there are."""
+
+
+def share(make: Callable[[], Job], out: Path, shard_id: int, num_shards: int) -> dict[str, int] | None:
+    """Does what is this process's, a rank of shard `shard_id`, of a job in the folder `out`; what `Job.write` says.
+
+    The first rank of whichever shard ends last writes; all others give nothing. Raises `UserError`.
+    """
+    dist.wait_for_ever()
+    size = dist.world_size()
+    shard = Shard(shard_id * size + dist.rank(), num_shards * size)
+    try:
+        job = make()
+        job.fill(shard)
+        dist.barrier()
+        if not dist.is_main():
+            return None
+        places = finished(out / PARTS)  # of all ranks, the last of which has only now ended
+        if len(places) == len(job.groups):
+            return job.write(places)
+        log.say(f"{out}: this part is done; other shards are not yet")
+        return None
+    except OSError as error:  # of what it writes: no permission, disk full
+        raise UserError(f"{error}; the same command goes on where it was") from None
 
 
 def fill(out: Path, settings: Mapping, mark: str, what: str, shard: Shard, count: int, make: Make) -> Places:
@@ -54,8 +90,8 @@ def append(file: BinaryIO, line: bytes) -> None:
 def finishing(out: Path) -> Iterator[None]:
     """Holds the folder for whoever writes its finished files, and clears what a killed one left half written."""
     with locked(out / PARTS / "finish.lock", f"the files of {out}", patient=True):
-        for file in out.rglob("*.tmp"):
-            file.unlink()
+        for draft in atomic.drafts(out):
+            draft.unlink()
         yield
 
 

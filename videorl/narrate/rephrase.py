@@ -1,7 +1,7 @@
 """Texts of a list in other words, by any text-to-text or chat model of transformers, as LaViLa's rephraser does it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -109,17 +109,21 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 class Rephrasing:
-    """The texts of a list, each once however often it is said. Raises `UserError` for what a narrator wrote."""
+    """The texts of a list, each once however often it is said, and `file`, the list with those of `load()` instead.
 
-    def __init__(self, rows: Narrations, batch: int):
+    Raises `UserError` for what a narrator wrote.
+    """
+
+    def __init__(self, rows: Narrations, batch: int, load: Callable[[], Rephraser], file: Path):
         if any(rows[i].pseudo for i in range(len(rows))):
             raise UserError("--metadata: expected what people said, found rows of a narrator; name another list")
-        self.rows = rows
+        self.rows, self.load, self.file = rows, load, file
         self.texts = list(dict.fromkeys(text for i in range(len(rows)) for text in rows[i].texts))
         self.groups = in_batches(len(self.texts), batch)
 
-    def fill(self, rephraser: Rephraser, out: Path, shard: Shard) -> parts.Places:
+    def fill(self, shard: Shard) -> parts.Places:
         """Rephrases this shard's batches; where the finished ones of all are. Raises `UserError` as `parts.fill`."""
+        rephraser = self.load()
         told = {"weights": fingerprint(rephraser.model), "prompt": rephraser.prompt, "top": rephraser.top}
         settings = {**told, "list": self.rows.fingerprint, "batches": sha256(self.groups)}
 
@@ -129,9 +133,9 @@ class Rephrasing:
                     yield rephraser([self.texts[i] for i in self.groups[k]])
                     bar.update(len(self.groups[k]))
 
-        return parts.fill(out, settings, MARK, "texts", shard, len(self.groups), make)
+        return parts.fill(self.file.parent, settings, MARK, "texts", shard, len(self.groups), make)
 
-    def write(self, file: Path, places: parts.Places) -> dict[str, int]:
+    def write(self, places: parts.Places) -> dict[str, int]:
         """Writes the list: rows (video, start, end, [texts]), of which those without other words keep their own.
 
         Says how many `rows`, and how many `kept`.
@@ -141,6 +145,6 @@ class Rephrasing:
             texts = list(dict.fromkeys(text for own in row.texts for text in found[own]))
             kept += not texts
             listed.append((row.video, row.start, row.end, texts or list(row.texts)))
-        with parts.finishing(file.parent):
-            write_list(file, listed)
+        with parts.finishing(self.file.parent):
+            write_list(self.file, listed)
         return {"rows": len(listed), "kept": kept}

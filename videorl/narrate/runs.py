@@ -36,7 +36,7 @@ class Run:
     settings: Mapping
     finish: Callable[[Iterator[dict]], dict[str, int]]
 
-    def narrate(self, shard: Shard) -> parts.Places:
+    def fill(self, shard: Shard) -> parts.Places:
         return narrate(self.clips, self.groups, self.captioner, self.out, shard, self.make_loader, self.settings)
 
     def write(self, places: parts.Places) -> dict[str, int]:
@@ -70,6 +70,7 @@ def of_videos(cfg, checkpoint: Path, out: Path, source: Path, *, returns: int, e
     size = spec.clip.test_size
     windows = Windows(spec.clip.frames, window, every, "moments", size, max(spec.augment.scales[0], size))
     sources = read_sources([source], "", "", out)
+    dense.check_names(sources)
     counts, unreadable = _measured(sources, windows, cfg.DATA.MAX_PIXELS, make_loader)
     paths = {sources.file(name): name for name in counts}
     blocks = [
