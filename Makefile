@@ -46,6 +46,7 @@ toys: env
 	$(RUN) tools/run_net.py --cfg configs/toy/lavila.yaml EGO4D.METADATA datasets/toy_ego/ego4d_train.part.pkl OUTPUT_DIR runs/toy_lavila_part
 	$(RUN) tools/run_net.py --cfg configs/toy/lavila.yaml EGO4D.METADATA datasets/toy_ego/ego4d_train.part.pkl \
 		EGO4D.METADATA_AUX datasets/toy_ego/ego4d_train.narrator.pkl LOSSES.main.PSEUDO_TEMPERATURE 0.07 OUTPUT_DIR runs/toy_lavila_both
+	$(RUN) tools/run_net.py --cfg configs/toy/narrator.yaml
 	$(PYTEST) -m "" tests/test_toys.py
 
 test: env

@@ -69,3 +69,13 @@ def test_lavila_finds_unseen_moments_by_text():
 def test_narrations_of_a_machine_help_where_people_told_a_fifth():
     part, both = (results(f"toy_lavila_{name}")["mir"]["map"] for name in ("part", "both"))
     assert both >= part + 0.05
+
+
+@pytest.mark.slow
+def test_a_narrator_says_what_happens_in_unseen_videos():
+    """Chance: one of 4 directions, of 8 colours, of 192 of these with a shape."""
+    found = results("toy_narrator")["captions"]
+    assert found["match_colour"] >= 0.9
+    assert found["match_direction"] >= 0.6
+    assert found["match_all"] >= 0.1
+    assert found["n"] == found["of"]
