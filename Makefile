@@ -47,6 +47,11 @@ toys: env
 	$(RUN) tools/run_net.py --cfg configs/toy/lavila.yaml EGO4D.METADATA datasets/toy_ego/ego4d_train.part.pkl \
 		EGO4D.METADATA_AUX datasets/toy_ego/ego4d_train.narrator.pkl LOSSES.main.PSEUDO_TEMPERATURE 0.07 OUTPUT_DIR runs/toy_lavila_both
 	$(RUN) tools/run_net.py --cfg configs/toy/narrator.yaml
+	$(RUN) tools/make_toy.py --out datasets/toy_long --long
+	$(RUN) tools/tokenize_captions.py datasets/toy_long/captions.json --features datasets/toy_long/features \
+		--vocabulary datasets/toy_long/vocab.txt --out datasets/toy_long/text/captions.
+	$(RUN) tools/run_net.py --cfg configs/toy/norton.yaml
+	$(RUN) tools/run_net.py --cfg configs/toy/norton_infonce.yaml
 	$(PYTEST) -m "" tests/test_toys.py
 
 test: env

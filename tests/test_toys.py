@@ -79,3 +79,10 @@ def test_a_narrator_says_what_happens_in_unseen_videos():
     assert found["match_direction"] >= 0.6
     assert found["match_all"] >= 0.1
     assert found["n"] == found["of"]
+
+
+@pytest.mark.slow
+def test_norton_aligns_and_finds_whole_videos_at_least_as_well_as_infonce():
+    norton, infonce = results("toy_norton"), results("toy_norton_infonce")
+    assert norton["align"]["recall"] >= max(0.9, infonce["align"]["recall"])
+    assert norton["background"]["dtw_r1"] >= max(0.9, infonce["background"]["dtw_r1"])

@@ -117,14 +117,15 @@ class Video:
 def sentence(rng: np.random.Generator, shot: Shot) -> str:
     """What a narrator may say of a shot: "now the golden ring slowly drifts upwards"."""
     pace, direction = shot.motion.split("_")
-    doing = [_any(rng, VERBS), _any(rng, DIRECTION_WORDS[direction])]
-    doing.insert(2 * rng.integers(2), _any(rng, PACE_WORDS[pace]))
-    what = [_any(rng, COLOUR_WORDS[shot.scene.colour]), _any(rng, SHAPE_WORDS[shot.scene.shape])]
-    return " ".join([_any(rng, OPENINGS), *what, *doing])
+    doing = [any_of(rng, VERBS), any_of(rng, DIRECTION_WORDS[direction])]
+    doing.insert(2 * rng.integers(2), any_of(rng, PACE_WORDS[pace]))
+    what = [any_of(rng, COLOUR_WORDS[shot.scene.colour]), any_of(rng, SHAPE_WORDS[shot.scene.shape])]
+    return " ".join([any_of(rng, OPENINGS), *what, *doing])
 
 
-def _any(rng: np.random.Generator, texts: Sequence[str]) -> str:
-    return texts[rng.integers(len(texts))]
+def any_of(rng: np.random.Generator, values: Sequence):
+    """One of them, each with the same chance."""
+    return values[rng.integers(len(values))]
 
 
 def words() -> list[str]:
@@ -146,13 +147,13 @@ def word_vectors(seed: int) -> np.ndarray:
 def video(seed: int, name: str, index: int) -> Video:
     """The video of that number of a set. Depends on the arguments only."""
     rng = np.random.default_rng([seed, SETS.index(name), index])
-    size = _any(rng, FRAME_SIZES)
+    size = any_of(rng, FRAME_SIZES)
     if name == "howto100m":
         return _narrated(rng, size)
     if name == "hmdb51":
-        motion = f"{_any(rng, list(PACE_WORDS))}_{class_of(index)}"
-        return Video((_shot(rng, size, _any(rng, list(COLOURS)), motion, FPS_HMDB),), ())
-    shots = tuple(_shot(rng, size, *pair) for pair in _pairs(seed, name, index))
+        motion = f"{any_of(rng, list(PACE_WORDS))}_{class_of(index)}"
+        return Video((shot_of(rng, size, any_of(rng, list(COLOURS)), motion, FPS_HMDB),), ())
+    shots = tuple(shot_of(rng, size, *pair) for pair in _pairs(seed, name, index))
     spans = np.cumsum([0, *(shot.seconds for shot in shots)]).round(2).tolist()
     texts = [sentence(rng, shot) for shot in shots]
     return Video(shots, tuple(map(Caption, spans, spans[1:], texts)))
@@ -173,33 +174,41 @@ def _pairs(seed: int, name: str, index: int) -> list[tuple[str, str]]:
 def _narrated(rng: np.random.Generator, size: tuple[int, int]) -> Video:
     count = int(rng.integers(EVENTS[0], EVENTS[1] + 1))
     colours, motions = (rng.permutation(list(names))[:count].tolist() for names in (COLOURS, MOTIONS))
-    shots = tuple(_shot(rng, size, *pair) for pair in zip(colours, motions, strict=True))
+    shots = tuple(shot_of(rng, size, *pair) for pair in zip(colours, motions, strict=True))
     ends = np.cumsum([shot.seconds for shot in shots]).tolist()
     said = [(end - shot.seconds / 2 + rng.uniform(-LAG, LAG), sentence(rng, shot)) for end, shot in zip(ends, shots)]
-    said += [(rng.uniform(0, ends[-1]), _any(rng, OFF_TOPIC)) for _ in range(round(ASIDES * count))]
-    return Video(shots, tuple(sorted((_spoken(rng, ends[-1], *one) for one in said), key=lambda c: c.start)))
+    said += [(rng.uniform(0, ends[-1]), any_of(rng, OFF_TOPIC)) for _ in range(round(ASIDES * count))]
+    return Video(shots, tuple(sorted((spoken(rng, ends[-1], *one) for one in said), key=lambda c: c.start)))
 
 
-def _spoken(rng: np.random.Generator, seconds: float, middle: float, text: str) -> Caption:
+def spoken(rng: np.random.Generator, seconds: float, middle: float, text: str) -> Caption:
     """A caption around a moment of a video of that length, moved into the video where it would stand out."""
     half = rng.uniform(*SPOKEN) / 2
     middle = min(max(middle, half), seconds - TAIL)
     return Caption(round(middle - half, 2), round(middle + half, 2), text)
 
 
-def _shot(rng: np.random.Generator, size: tuple[int, int], colour: str, motion: str, fps: int = FPS) -> Shot:
+def shot_of(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    colour: str,
+    motion: str,
+    fps: int = FPS,
+    seconds: tuple[int, int] = SECONDS,
+) -> Shot:
+    """A shape of that colour with a motion of MOTIONS, for so many seconds at least and at most."""
     heading, pace = rng.uniform(0, 2 * math.pi), rng.uniform(0.03, 0.1)
     scene = Scene(
         width=size[0],
         height=size[1],
         fps=fps,
-        shape=_any(rng, SHAPES),
+        shape=any_of(rng, SHAPES),
         colour=colour,
         start=tuple(rng.uniform(size=len(scenes.AXES))),
         drift=(pace * math.cos(heading), pace * math.sin(heading)),
         texture=int(rng.integers(2**32)),
     )
-    frames = rng.integers(*np.multiply(SECONDS, FPS_HMDB), endpoint=True)  # whole numbers of frames at both rates
+    frames = rng.integers(*np.multiply(seconds, FPS_HMDB), endpoint=True)  # whole numbers of frames at both rates
     shown = MOTIONS[motion]
     return Shot(scene, motion, Event(shown.motion, 0.0, float(frames) / FPS_HMDB, float(rng.uniform(*shown.speed))))
 
