@@ -43,7 +43,15 @@ MAY_IMPORT = {
     "fit": {"registry", "config", "data.lines", "video.folder", "prepare.files"},
     "predict": {
         *("registry", "spec", "config", "dist", "checkpoint", "convert", "report", "video", "data.listed", "loading"),
-        *("engine.build", "engine.determinism", "engine.evaluate", "engine.given", "engine.weights", "features"),
+        *(
+            "engine.best",
+            "engine.build",
+            "engine.determinism",
+            "engine.evaluate",
+            "engine.given",
+            "engine.weights",
+            "features",
+        ),
         *("prepare.chunks", "atomic"),
     },
     "narrate": {

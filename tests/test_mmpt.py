@@ -80,6 +80,7 @@ def test_files_of_tests_evaluate_alone(name, node, kind):
         ("fairseq.optimization.lr_scheduler cosine", "cosine is not here: expected one of polynomial_decay"),
         ("fairseq.optimization.lr [1e-4,1e-5]", "expected one rate"),
         ("dataset.subsampling 4", "is not supported: set FEATURES.CLIPS"),
+        ("loss.sequence_contrast 3", "loss.sequence_contrast: expected null, or its own keys below it"),
         ("dataset.max_vide_len 4", "unknown key dataset.max_vide_len; did you mean dataset.max_video_len"),
     ],
 )
@@ -87,6 +88,22 @@ def test_what_is_not_here_is_refused(words, said):
     with pytest.raises(UserError) as error:
         config.load([FILES / "mmpt_pretrain.yaml"], words.split())
     assert said in str(error.value)
+
+
+def test_a_null_behind_its_keys_ends_the_comparison_of_sequences(tmp_path):
+    loaded = config.load([FILES / "mmpt_pretrain.yaml"], ["loss.sequence_contrast", "null"])
+    assert (loaded.LOSSES.norton.SEQUENCE_WEIGHT, loaded.LOSSES.norton.SOFT_TARGETS) == (0.0, 0.3)
+    (tmp_path / "base.yaml").write_text("loss: {loss_cls: MMContraLoss, beta: 0.3, sequence_contrast: null}")
+    (tmp_path / "a.yaml").write_text("includes: base.yaml\nloss: {sequence_contrast: {threshold: 8}}")
+    weights = [config.load([tmp_path / name]).LOSSES.norton.SEQUENCE_WEIGHT for name in ("base.yaml", "a.yaml")]
+    assert weights[0] == 0.0 < weights[1]
+
+
+def test_a_tokenizer_is_a_path_where_there_is_one_and_else_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for name, ours in (("google/bert", "hub:google/bert"), ("here", "here")):
+        assert ours == config.load([FILES / "mmpt_pretrain.yaml"], ["dataset.bert_name", name]).TEXT.TOKENIZER
 
 
 def test_an_included_file_is_looked_for_from_the_file_up(tmp_path):

@@ -89,6 +89,16 @@ def launch(
         _spawn(job, init_method, gpus, shards, shard_id, backend, timeout, facts)
 
 
+def launch_one(job: Callable[[], None], *, gpu: bool) -> None:
+    """Runs `job()`, which is made for one process, in this one: on a GPU, if it wants one and there is one.
+
+    Raises `UserError` where torchrun has started several.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and (size := int(os.environ["WORLD_SIZE"])) > 1:
+        raise UserError(f"this runs in one process, but torchrun has started {size}; start it without torchrun")
+    launch(job, gpus=min(1, count_gpus(-1)) if gpu else 0)
+
+
 def _torchrun_world():
     return "torchrun", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 

@@ -121,7 +121,7 @@ def test_the_test_takes_the_best_by_the_metric_that_is_asked_for(tmp_path, said)
     assert chosen("val/mse") == best
     assert not said.text
     assert chosen("val/top1") == chosen("") == last
-    assert "is the best by val/mse, not by TRAIN.BEST_METRIC 'val/top1'; testing the newest" in said.text
+    assert "is the best by val/mse, not by TRAIN.BEST_METRIC 'val/top1'; taking the newest" in said.text
     mark = best.with_suffix(".json")
     mark.write_text(json.dumps({k: v for k, v in json.loads(mark.read_text()).items() if k != "metric"}))
     assert chosen("val/top1") == best, "nobody says by what"

@@ -51,6 +51,17 @@ def store(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_refused_by_the_first_video(store, capsys, value):
+    rows = np.load(store / "features/shard_00000.features.npy")
+    rows[[4, 13]] = value  # the second window of 3.mp4, and the first of 9.mp4
+    np.save(store / "features/shard_00000.features.npy", rows)
+    with pytest.raises(SystemExit) as end:
+        tool.main(["features", "--train", "train.csv", "--test", "test.csv", "--method", "knn"])
+    assert end.value.code == 2
+    assert "features of 3.mp4 holds NaN or infinity" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", [[], ["--method", "logistic"], ["--method", "knn", "--k", "3"]])
 def test_a_probe_counts_right_videos_and_names_missing_ones(store, capsys, how):
     tool.main(["features", "--train", "train.csv", "--test", "test.csv", "--json", "found.json", *how])

@@ -147,8 +147,15 @@ def test_what_is_decided_is_a_config_and_says_why(tmp_path):
     assert (cfg.MODEL.NUM_CLASSES, cfg.DATA.RANDOM_FLIP, cfg.DATA.TRAIN_CROP_SIZE) == (2, False, 64)
     assert pytest.approx(2, abs=0.2) == cfg.DATA.NUM_FRAMES * cfg.DATA.SAMPLING_RATE / cfg.DATA.TARGET_FPS
     assert cfg.LOSSES.main.CLASS_WEIGHTS == [0.6667, 2.0]
-    assert len(made.reasons) == 6
+    assert len(made.reasons) == 7
     assert all(f"# {reason}" in made.text(recipe.SCRATCH) for reason in made.reasons)
+
+
+def test_a_step_sees_two_videos_or_more():
+    for videos, batch in ((2, 2), (9, 2), (16, 3), (400, 8)):
+        made = recipe.Decisions()
+        recipe.run_length(made, videos, 10)
+        assert made.settings["TRAIN.BATCH_SIZE"] == batch
 
 
 @pytest.mark.parametrize(
@@ -166,6 +173,7 @@ def test_the_config_of_weights_is_a_base_for_one_label(tmp_path, name, data):
     made = recipe.decide(list(classes), classes)
     recipe.from_weights(made, list(classes), "w.pyth", 0, all_layers=False)
     (tmp_path / "base.yaml").write_text(recipe.base_of(config.load([f"videorl:{name}"])))
+    assert "BATCHES" not in (tmp_path / "base.yaml").read_text()
     (tmp_path / "fit.yaml").write_text(made.text("base.yaml"))
     cfg = config.load([tmp_path / "fit.yaml"])
     assert (data, data, data) == (cfg.TRAIN.DATASET, cfg.EVALS.val.DATASET, cfg.EVALS.test.DATASET)
@@ -228,6 +236,10 @@ def _two_left(place: Path) -> None:
         (place / f"b/{n}.mp4").unlink()
 
 
+def _without_a_classifier(place: Path) -> None:
+    torch.save({"model_state": {}, "cfg": "MODEL: {MODEL_NAME: DualEncoder}\n"}, place / "dual.pyth")
+
+
 def _masked(place: Path) -> None:
     torch.save({"model_state": {}, "cfg": "MODEL: {MODEL_NAME: VideoMAE}\nMASK: {RATIO: 0.9}\n"}, place / "mae.pyth")
 
@@ -246,6 +258,11 @@ def _masked(place: Path) -> None:
         (None, [".", "--weights", "a"], "a holds no checkpoint that can be read"),
         (None, [".", "--weights", "hf:MCG-NJU/videomae-base"], "does not exist; name a checkpoint"),
         (_masked, [".", "--weights", "mae.pyth"], "was pre-trained on masked clips"),
+        (
+            _without_a_classifier,
+            [".", "--weights", "dual.pyth"],
+            "holds a DualEncoder, which has no classifier of videos",
+        ),
         (None, [".", "--all-layers"], "--cfg and --all-layers are for --weights"),
         (None, [".", "--held-out", "0.5"], "--held-out: expected more than 0, at most 0.4"),
         (None, [".", "--out", "runs/x"], "which holds the videos; name a folder elsewhere"),
@@ -266,6 +283,17 @@ def test_mistakes_are_told_in_one_line(videos, tmp_path, monkeypatch, capsys, ch
     assert end.value.code == 2
     assert line in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run/fit.yaml").exists()
+
+
+@pytest.mark.parametrize("said", [None, "", '{"asked": ', "[]", "{}"])
+def test_who_decided_must_be_known(tmp_path, capsys, said):
+    (tmp_path / "fit.yaml").write_text("")
+    if said is not None:
+        (tmp_path / "fit.json").write_text(said)
+    with pytest.raises(SystemExit) as end:
+        fit.main([str(tmp_path), "--out", str(tmp_path)])
+    assert end.value.code == 2
+    assert "fit.json cannot be read, so nobody knows which command has decided" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from videorl.cli import predict
 from videorl.engine import build, evaluate
 from videorl.predict.classifier import Curve
 from videorl.predict.segments import segments, srt
+from videorl.predict.source import checkpoint_of
+from videorl.video.reader import open_video
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["DATA_LOADER.NUM_WORKERS", "0", "NUM_GPUS", "0", "TEST.NUM_SPATIAL_CROPS", "1", "MVIT.DEPTH", "2"]
@@ -89,9 +91,31 @@ def test_windows_over_time_are_clips_of_the_video(place):
     assert times[-1, 1] - times[-1, 0] <= 0.5
     np.testing.assert_allclose(scores.sum(1), 1, atol=1e-5)
     np.testing.assert_allclose(one.scores, scores.mean(0))
-    (whole,) = classifier.over_time([path], window=0.5, stride=0.5)
-    shared = min(len(whole.windows.scores), len(scores[::2]))
-    np.testing.assert_allclose(whole.windows.scores[:shared], scores[::2][:shared], atol=1e-5)
+    with open_video(str(path)) as video:
+        frames = video.frames([7, 11, 16, 21])  # [T, H, W, C]
+    data = classifier.cfg.DATA
+    # From 7.5 to 22.5 at 30 frames a second; the central square of 96 x 64 pixels, whose short side is the crop.
+    clip = (frames[:, :, 16:80] / 255 - torch.tensor(data.MEAN)) / torch.tensor(data.STD)
+    with torch.inference_mode(), classifier.precision.autocast():
+        logits = classifier.encoder.model(clip.permute(3, 0, 1, 2)[None])["logits"]
+    np.testing.assert_allclose(scores[1], logits.float().softmax(1)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("metric", "taken"), [("val/top1", "best.pyth"), ("val/top5", "checkpoint_epoch_00003.pyth")])
+def test_the_best_is_taken_by_the_metric_that_the_run_chooses_by_now(tmp_path, metric, taken):
+    cfg = config.dump(config.load(["videorl:toy/mvit"], ["TRAIN.BEST_METRIC", metric]))
+    folder = tmp_path / "checkpoints"
+    checkpoint.save(folder / "best.pyth", {"cfg": ""}, {"metric": "val/top1"})
+    checkpoint.save(folder / checkpoint.name_of(3), {"cfg": cfg})
+    assert checkpoint_of(tmp_path) == folder / taken
+
+
+def test_several_processes_are_refused(place, run, monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = run("run", "toy")
+    assert code == 2
+    assert "in one process, but torchrun has started 2" in err
 
 
 def test_segments_against_a_plain_reading():
@@ -113,7 +137,6 @@ def test_segments_against_a_plain_reading():
 def test_table_lines_and_page(place, run):
     """A folder and a list; what stands where."""
     (place / "some.txt").write_text("\n".join(listed(place)[:2]) + "\n")
-    folder = (place / "toy" / listed(place)[0]).parent
     one_more = place / "more"
     one_more.mkdir()
     shutil.copy(place / "toy" / listed(place)[3], one_more / "<b>.mp4")
@@ -129,7 +152,6 @@ def test_table_lines_and_page(place, run):
     page = (place / "said/index.html").read_text()
     assert page.count("data:image/webp") == 6
     assert "<b>.mp4" not in page
-    assert folder.is_dir()
 
 
 def test_over_time_writes_curves_and_subtitles(place, run):

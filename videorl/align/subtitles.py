@@ -19,7 +19,11 @@ def read(file: Path) -> list[Caption]:
             found = [(start, end, text) for start, end, text in read_columns(file, ("start", "end", "text"))]
         else:
             found = _cues(file.read_text(encoding="utf-8-sig").splitlines())
-        captions = [Caption(_seconds(start), _seconds(end), text) for start, end, text in found if text.strip()]
+        captions = [
+            Caption(_seconds(start), _seconds(end), " ".join(text.split()))
+            for start, end, text in found
+            if text.strip()
+        ]
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; name a .srt, .vtt or .csv of what is said") from None
     except UnicodeDecodeError as error:
@@ -56,14 +60,3 @@ def _seconds(text: str) -> float:
     if len(parts) > 3 or not 0 <= seconds < 1e7:
         raise ValueError(f"{text[:20]!r} is no time")
     return seconds
-
-
-def srt(captions: Sequence[Caption]) -> str:
-    """A file of SubRip."""
-    cues = [f"{k}\n{_clock(c.start)} --> {_clock(c.end)}\n{c.text}\n" for k, c in enumerate(captions, 1)]
-    return "\n".join(cues)
-
-
-def _clock(seconds: float) -> str:
-    minutes, milliseconds = divmod(round(1000 * seconds), 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d},{milliseconds % 1000:03d}"

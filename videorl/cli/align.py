@@ -13,23 +13,22 @@ its files.
 import argparse
 import functools
 import json
-import logging
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from videorl import atomic, checkpoint, config, dist, exits, log
+from videorl import atomic, checkpoint, config, exits, log
 from videorl.align import Aligned, Plan, align, similarities, subtitles
 from videorl.cli import command, extract
 from videorl.data.feature_sets import VideoRows
 from videorl.data.features import Texts
 from videorl.engine import build, determinism, weights
-from videorl.engine.given import load_config
+from videorl.engine.given import ANY_MAY_BE_BAD, load_config
 from videorl.registry import UserError
 from videorl.report import alignment
 from videorl.report.pages import save
+from videorl.report.subtitles import srt
 from videorl.video.errors import VideoError
 
 AS_PUBLISHED = shlex.split("--layout mmpt --split video --features video_embed --l2 --view short_side")  # features
@@ -39,8 +38,7 @@ def main(words: list[str] | None = None) -> None:
     args = parse(words)
     with exits.exit_codes():
         cfg, said = load_config([args.cfg], args.overrides, args.checkpoint)
-        gpus = min(1, dist.count_gpus(-1)) if cfg.NUM_GPUS else 0
-        dist.launch(functools.partial(run, cfg, args, said), gpus=gpus)
+        command.launch(cfg, said, functools.partial(run, cfg, args))
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -60,10 +58,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(words)
 
 
-def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
-    log.setup(None, main=True)
-    for line in said:
-        logging.getLogger("videorl").info(line)
+def run(cfg, args: argparse.Namespace) -> None:
     if args.within < 0:
         raise UserError(f"--within {args.within:g}: expected 0 seconds or more")
     out = args.out or Path("aligned") / args.video.stem
@@ -103,9 +98,10 @@ def _features(args: argparse.Namespace, out: Path) -> np.ndarray:
         raise UserError("give --video_cfg and --video_checkpoint, a model that makes features, or stored --features")
     given = [args.video, "--cfg", args.video_cfg, "--checkpoint", args.video_checkpoint, "--out", out / "features"]
     asked = extract.parse([*map(str, given), *AS_PUBLISHED])
-    cfg, said = load_config([asked.cfg], ["DATA.MAX_BAD_FRACTION", "1.0"], asked.checkpoint)
+    cfg, said = load_config([asked.cfg], ANY_MAY_BE_BAD, asked.checkpoint)
+    command.tell(said, main=True)
     try:
-        extract.run(cfg, asked, said)
+        extract.run(cfg, asked)
     except SystemExit:
         bad = json.loads((out / "features/quarantine.jsonl").read_text(encoding="utf-8").splitlines()[0])
         raise UserError(f"{args.video} cannot be read: {bad['bad']}") from None
@@ -118,7 +114,7 @@ def write(out: Path, name: str, found: Aligned, late: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     shown = sorted((line for line in lines if line.shown), key=lambda line: line.start)
     retimed = [line.said._replace(start=line.start, end=line.end) for line in shown]
-    atomic.write(out / "aligned.srt", subtitles.srt(retimed))
+    atomic.write(out / "aligned.srt", srt(retimed))
     atomic.write(out / "aligned.jsonl", "".join(json.dumps(_entry(line)) + "\n" for line in lines))
     notes = [f"{len(shown)} of {len(lines)} lines are shown (score above {found.threshold:.2f})"]
     notes += [f"{late} lines begin after the video has ended: left out"] * bool(late)

@@ -14,14 +14,12 @@ OUT/index.json. Exit codes: 0 done, 1 done but for bad videos, 2 a mistake in th
 
 import argparse
 import functools
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 
-from videorl import config, dist, exits, log
+from videorl import config, exits, log
 from videorl.cli import command
 from videorl.engine import build
-from videorl.engine.given import load_config
+from videorl.engine.given import ANY_MAY_BE_BAD, load_config
 from videorl.features.extract import Wanted, extract
 from videorl.features.loaded import load
 from videorl.features.store import LAYOUTS, Store
@@ -38,11 +36,8 @@ def main(words: list[str] | None = None) -> None:
             raise UserError(
                 "--checkpoint FILE is needed: features of random weights say nothing; a run leaves best.pyth"
             )
-        # How many files may be bad is for whoever reads the list of them to judge.
-        words = [*args.overrides, "DATA.MAX_BAD_FRACTION", "1.0"]
-        cfg, said = load_config([args.cfg], words, args.checkpoint)
-        gpus = min(1, dist.count_gpus(-1)) if cfg.NUM_GPUS else 0
-        dist.launch(functools.partial(run, cfg, args, said), gpus=gpus)
+        cfg, said = load_config([args.cfg], [*args.overrides, *ANY_MAY_BE_BAD], args.checkpoint)
+        command.launch(cfg, said, functools.partial(run, cfg, args))
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -69,10 +64,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(words)
 
 
-def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
-    log.setup(None, main=True)
-    for line in said:
-        logging.getLogger("videorl").info(line)
+def run(cfg, args: argparse.Namespace) -> None:
     shard = Shard(args.shard_id, args.num_shards)
     sources = read_sources([args.input], args.root, args.separator, args.out)
     wanted = Wanted(tuple(args.features.split(",")), args.dtype, args.l2, cfg.TEST.BATCH_SIZE)

@@ -13,12 +13,13 @@ Exit codes: as `videorl train`.
 """
 
 import argparse
+import inspect
 import json
 import os
 from collections import Counter
 from pathlib import Path
 
-from videorl import atomic, dist, exits, log
+from videorl import atomic, config, dist, exits, log
 from videorl.cli import command, train
 from videorl.data.lines import line_of
 from videorl.fit import folder, recipe
@@ -26,7 +27,7 @@ from videorl.fit.split import SPLITS, split
 from videorl.loading.pool import Workers
 from videorl.predict.source import checkpoint_of, load_config
 from videorl.prepare import files
-from videorl.registry import UserError, printable
+from videorl.registry import MODELS, UserError, printable
 
 LISTED = 20
 
@@ -68,7 +69,7 @@ def decide_once(args: argparse.Namespace, file: Path) -> None:
         raise UserError("--cfg and --all-layers are for --weights; name these, too")
     asked = {k: str(v) for k, v in vars(args).items() if k not in ("out", "overrides")}
     if file.is_file():
-        if json.loads((args.out / "fit.json").read_text())["asked"] != asked:
+        if asked_before(args.out / "fit.json") != asked:
             raise UserError(f"{file} was decided by another command; name another --out")
         log.say(f"{file} is there: going on with what was decided")
         return
@@ -105,6 +106,16 @@ def decide_once(args: argparse.Namespace, file: Path) -> None:
     log.say(*table(found.classes, parts), *made.reasons, f"{file}: written")
 
 
+def asked_before(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["asked"]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(
+            f"{file} cannot be read, so nobody knows which command has decided: `videorl train --cfg"
+            f" {file.with_suffix('.yaml')}` goes on, or name another --out"
+        ) from None
+
+
 def look(found: folder.Found) -> dict[str, files.Facts]:
     """Facts about each video by path; those that cannot be read are dropped from `found`."""
     paths, workers = list(found.classes), Workers(len(os.sched_getaffinity(0)), prefetch=8, timeout=120.0)
@@ -129,6 +140,12 @@ def read_weights(args: argparse.Namespace):
         raise UserError(
             f"{file} was pre-trained on masked clips: name the config of a fine-tuning with --cfg, such as"
             " videorl:SSv2/VIDEOMAE_VITB_16x2_FT"
+        )
+    entry, _ = config.component(cfg, MODELS, cfg.MODEL.MODEL_NAME)
+    if [*inspect.signature(entry.build.forward).parameters][1:] != ["video"]:
+        raise UserError(
+            f"{file} holds a {cfg.MODEL.MODEL_NAME}, which has no classifier of videos: name the weights, or with --cfg"
+            " the config, of one that has, such as videorl:Kinetics/MVITv2_S_16x4 (`videorl configs` lists all)"
         )
     return file, cfg
 

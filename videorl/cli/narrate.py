@@ -15,13 +15,12 @@ OUT/quarantine.jsonl. Exit codes: 0 done, 1 done but for bad clips, 2 a mistake 
 
 import argparse
 import functools
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from videorl import dist, exits, log
 from videorl.cli import command
-from videorl.engine.given import load_config
+from videorl.engine.given import ANY_MAY_BE_BAD, load_config
 from videorl.narrate import corpus, runs
 from videorl.narrate.parts import share
 from videorl.registry import UserError
@@ -34,9 +33,7 @@ def main(words: list[str] | None = None) -> None:
             raise UserError("expected a video, a folder, or --metadata LIST, and pairs KEY VALUE")
         if args.returns is not None and args.returns < 1:
             raise UserError(f"--returns {args.returns}: expected 1 or more")
-        # How many files may be bad is for whoever reads the list of them to judge.
-        words = [*args.overrides, "DATA.MAX_BAD_FRACTION", "1.0"]
-        cfg, said = load_config([args.cfg], words, args.checkpoint)
+        cfg, said = load_config([args.cfg], [*args.overrides, *ANY_MAY_BE_BAD], args.checkpoint)
         dist.launch(functools.partial(run, cfg, args, said), gpus=dist.count_gpus(cfg.NUM_GPUS) if cfg.NUM_GPUS else 0)
         bad = args.out / corpus.QUARANTINE  # there when all shards are done
         if bad.is_file() and bad.stat().st_size:
@@ -74,9 +71,7 @@ class InputFirst(argparse.Action):
 
 
 def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
-    log.setup(None, main=dist.is_main())
-    for line in said:
-        logging.getLogger("videorl").info(line)
+    command.tell(said, main=dist.is_main())
     if done := share(functools.partial(made, cfg, args), args.out, args.shard_id, args.num_shards):
         log.say(f"{args.out}: {', '.join(f'{count} {what}' for what, count in done.items())}")
 

@@ -15,12 +15,11 @@ Exit codes: 0 done, 1 done but for bad videos, 2 a mistake in the command or its
 import argparse
 import functools
 import json
-import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from videorl import atomic, dist, exits, log
+from videorl import atomic, exits, log
 from videorl.cli import command
 from videorl.predict import inputs, page
 from videorl.predict.classifier import Classifier, Prediction
@@ -43,8 +42,7 @@ def main(words: list[str] | None = None) -> None:
         workers = min(len(os.sched_getaffinity(0)), len(paths)) if len(paths) > 1 else 0
         given = ["DATA_LOADER.NUM_WORKERS", str(workers), *(word for pair in args.set for word in pair)]
         cfg, said = load_config(file, args.cfg, given)
-        gpus = min(1, dist.count_gpus(-1)) if cfg.NUM_GPUS else 0
-        dist.launch(functools.partial(run, cfg, file, args, said, paths, unreadable), gpus=gpus)
+        command.launch(cfg, said, functools.partial(run, cfg, file, args, paths, unreadable))
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -65,12 +63,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(words)
 
 
-def run(
-    cfg, file: Path, args: argparse.Namespace, said: Sequence[str], paths: list[str], unreadable: dict[str, str]
-) -> None:
-    log.setup(None, main=True)
-    for line in said:
-        logging.getLogger("videorl").info(line)
+def run(cfg, file: Path, args: argparse.Namespace, paths: list[str], unreadable: dict[str, str]) -> None:
     classifier = Classifier(cfg, file, args.head)
     found = [*classifier.over_time(paths, args.window, args.stride)] if args.over_time else classifier.all_of(paths)
     good = [one for one in found if not one.reason]

@@ -12,9 +12,7 @@ Exit codes: 0 done, 2 a mistake in the command or its files.
 import argparse
 import functools
 import inspect
-import logging
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from videorl import checkpoint, config, dist, exits, log
+from videorl import checkpoint, config, exits, log
 from videorl.cli import command
 from videorl.engine import build, determinism, weights
 from videorl.engine.given import load_config
@@ -56,8 +54,7 @@ def main(words: list[str] | None = None) -> None:
     args = parse(words)
     with exits.exit_codes():
         cfg, said = load_config([args.cfg], args.opts, args.checkpoint)
-        gpus = min(1, dist.count_gpus(-1)) if cfg.NUM_GPUS else 0
-        dist.launch(functools.partial(run, cfg, args, said), gpus=gpus)
+        command.launch(cfg, said, functools.partial(run, cfg, args))
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -77,10 +74,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
-    log.setup(None, main=True)
-    for line in said:
-        logging.getLogger("videorl").info(line)
+def run(cfg, args: argparse.Namespace) -> None:
     if args.count < 1:
         raise UserError(f"--count {args.count}: expected 1 or more")
     model = loaded(cfg, args.checkpoint)

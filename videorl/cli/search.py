@@ -11,15 +11,13 @@ Files that cannot be read are listed. Exit codes: 0 done, 2 a mistake in the com
 
 import argparse
 import functools
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 
-from videorl import config, dist, exits, log, search
+from videorl import config, exits, log, search
 from videorl.cli import command
 from videorl.data.text import WordTokenizer
 from videorl.engine import build
-from videorl.engine.given import load_config
+from videorl.engine.given import ANY_MAY_BE_BAD, load_config
 from videorl.features.loaded import load
 from videorl.registry import MODELS, UserError, printable
 from videorl.search import cache, embed, page
@@ -29,11 +27,8 @@ from videorl.video import folder
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
     with exits.exit_codes():
-        # How many files may be bad is for whoever reads the list of them to judge.
-        words = [*args.overrides, "DATA.MAX_BAD_FRACTION", "1.0"]
-        cfg, said = load_config([args.cfg], words, args.checkpoint)
-        gpus = min(1, dist.count_gpus(-1)) if cfg.NUM_GPUS else 0
-        dist.launch(functools.partial(run, cfg, args, said), gpus=gpus)
+        cfg, said = load_config([args.cfg], [*args.overrides, *ANY_MAY_BE_BAD], args.checkpoint)
+        command.launch(cfg, said, functools.partial(run, cfg, args))
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -61,10 +56,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(words)
 
 
-def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
-    log.setup(None, main=True)
-    for line in said:
-        logging.getLogger("videorl").info(line)
+def run(cfg, args: argparse.Namespace) -> None:
     if min(args.top, args.per_video) < 1 or (args.stride is not None and args.stride <= 0):
         raise UserError("--top and --per-video: expected 1 or more; --stride: expected more than 0 seconds")
     files, unreadable = folder.find(args.folder)

@@ -3,6 +3,8 @@
 One file says what is trained or what is tested (`dataset.split: test`). Its batch sizes are those of a GPU.
 """
 
+import os
+
 from videorl.dialect.rules import Combined, Ignored, Last, Made, Renamed, Rule, Unsupported, given, is_on, plain, rows
 from videorl.registry import DATASETS, UserError
 
@@ -110,6 +112,7 @@ RULES: dict[str, Rule] = {
     "model.num_hidden_video_layers": Renamed(("VIDEOCLIP.VIDEO_LAYERS",)),
     "model.layernorm_only": Combined("VIDEOCLIP.TRAIN"),
     "loss.loss_cls": Combined(LOSS),
+    "loss.sequence_contrast": Combined(f"{LOSS}.SEQUENCE_WEIGHT 0"),
     **{name: Combined(f"{LOSS}.{key}") for name, key in NORTON.items()},
     # Batches of neighbours, and what is measured
     "task": Combined("BATCHES.NAME"),
@@ -189,7 +192,7 @@ def _sampler(last: Last) -> str:
 
 def _texts(last: Last, signs: list[str]) -> list[Made]:
     name = given(last, "dataset.bert_name", "bert-base-uncased")
-    found = [_said("TEXT.TOKENIZER", name if "/" in name else f"hub:{name}", "dataset.bert_name", last, signs)]
+    found = [_said("TEXT.TOKENIZER", name if os.path.exists(name) else f"hub:{name}", "dataset.bert_name", last, signs)]
     keys = ("dataset.max_len", "dataset.max_video_len")
     if all(key in last for key in keys):
         length, seconds = (given(last, key, 0) for key in keys)
@@ -276,12 +279,23 @@ def _loss(last: Last) -> list[Made]:
 
 def _norton(last: Last) -> dict[str, object]:
     """Its keys, of which a null means none, as does a missing sequence_contrast; and the clips of a GPU."""
-    found = {} if any("sequence_contrast" in key for key in last) else {"SEQUENCE_WEIGHT": 0.0}
+    found = {}
     for key in NORTON:
         if key in last:
             found[NORTON[key]] = 0.0 if plain(last[key].value) is None else last[key].value
+    if _alone(last):
+        found["SEQUENCE_WEIGHT"] = 0.0
     together = given(last, "dataset.num_video_per_batch", 0) * given(last, "dataset.clip_per_video", 0)
     return found | ({"CLIPS_TOGETHER": together} if together else {})
+
+
+def _alone(last: Last) -> bool:
+    """Whether clips are not compared as sequences: no key says so, or the last one is `sequence_contrast: null`."""
+    whole = "loss.sequence_contrast"
+    if whole in last and plain(last[whole].value) is not None:
+        raise UserError(f"{last[whole].where}: {whole}: expected null, or its own keys below it")
+    keys = [key for key in last if key.startswith(whole)]
+    return not keys or keys[-1] == whole
 
 
 def _evaluation(last: Last, name: str) -> list[Made]:

@@ -72,3 +72,20 @@ def chosen_by(file: Path) -> str:
     """The metric by which a run chose its best checkpoint, if the commit mark beside it says so."""
     said = checkpoint.note(file).get("metric", "")
     return said if isinstance(said, str) else ""
+
+
+def chosen(folder: Path, wanted: str | None) -> Path | None:
+    """Of a run's checkpoints the best by the metric `wanted` (None: whichever), or else the newest, if they are whole.
+
+    Says in the log why it is not the best. Raises `UserError` as `checkpoint.newest`.
+    """
+    best = folder / checkpoint.BEST
+    if best.is_file():
+        if reason := checkpoint.damage(best):
+            reason = f"damaged ({reason})"
+        elif wanted is not None and (metric := chosen_by(best)) not in ("", wanted):
+            reason = f"the best by {metric}, not by TRAIN.BEST_METRIC {wanted!r}"
+        else:
+            return best
+        log.warning("%s is %s; taking the newest checkpoint instead", best, reason)
+    return checkpoint.newest(folder)

@@ -11,6 +11,9 @@ from yacs.config import CfgNode
 from videorl import config
 from videorl.settings import Setting
 
+# For commands that list what cannot be read: how much is too much is for whoever reads the list to judge.
+ANY_MAY_BE_BAD = ("DATA.MAX_BAD_FRACTION", "1.0")
+
 
 def load_config(
     files: Iterable[str | Path], overrides: Iterable[str], named: Path | None = None, **top

@@ -4,8 +4,7 @@ import logging
 from pathlib import Path
 
 from videorl import checkpoint, dist
-from videorl.engine import build, determinism, evaluate, run, weights
-from videorl.engine.best import chosen_by
+from videorl.engine import best, build, determinism, evaluate, run, weights
 from videorl.loading import quarantine
 
 log = logging.getLogger("videorl")
@@ -63,14 +62,5 @@ def _choose(cfg, folder: Path) -> Path | None:
     """TEST.CHECKPOINT_FILE_PATH, the best or newest undamaged one of this run, or TRAIN.CHECKPOINT_FILE_PATH."""
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         return Path(cfg.TEST.CHECKPOINT_FILE_PATH)
-    best, wanted = folder / checkpoint.BEST, cfg.TRAIN.BEST_METRIC
-    if best.is_file():
-        if reason := checkpoint.damage(best):
-            reason = f"damaged ({reason})"
-        elif (metric := chosen_by(best)) not in ("", wanted):
-            reason = f"the best by {metric}, not by TRAIN.BEST_METRIC {wanted!r}"
-        else:
-            return best
-        log.warning("%s is %s; testing the newest checkpoint instead", best, reason)
     named = cfg.TRAIN.CHECKPOINT_FILE_PATH
-    return checkpoint.newest(folder) or (Path(named) if named else None)
+    return best.chosen(folder, cfg.TRAIN.BEST_METRIC) or (Path(named) if named else None)

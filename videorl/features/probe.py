@@ -23,7 +23,9 @@ class Rows:
 
 
 def rows_of(store: Mapping[str, Mapping[str, np.ndarray]], name: str, listed: Sequence[tuple[str, int]]) -> Rows:
-    """The feature `name` (empty: the only one) of listed videos. Raises `UserError` where there is none."""
+    """The feature `name` (empty: the only one) of listed videos. Raises `UserError` where there is none,
+    and for the first video of which one is no number.
+    """
     found = [(path, label) for path, label in listed if path in store]
     if not found:
         raise UserError(
@@ -37,6 +39,9 @@ def rows_of(store: Mapping[str, Mapping[str, np.ndarray]], name: str, listed: Se
     arrays = [np.asarray(store[path][name], np.float32) for path, _ in found]
     if arrays[0].ndim != 2:
         raise UserError(f"{name} has {arrays[0].shape[1:]} numbers a window; expected a vector, such as `features`")
+    for (path, _), array in zip(found, arrays):
+        if not np.isfinite(array).all():
+            raise UserError(f"{name} of {path} holds NaN or infinity; extract it again, or leave it out of the lists")
     missing = [path for path, _ in listed if path not in store]
     labels = np.array([label for _, label in found])
     return Rows(np.concatenate(arrays), np.array([len(array) for array in arrays]), labels, missing)

@@ -64,11 +64,11 @@ class Windows:
         """[frames] frame numbers of a window of a video whose frames are shown at `times`; -1 is past the end."""
         start, fps = number * self.stride, len(times) / length
         if self.view == "labelled":
-            length = self.seconds * fps
-            return dense_at(start * fps, len(times), length=length, frames=self.frames, times=times)
+            place = {"length": _frames(self.seconds * fps), "frames": self.frames, "times": times}
+            return dense_at(_frames(start * fps), len(times), **place)
         if self.view == "moments":
-            first = round(start * fps)
-            last = first + max(int(min(self.seconds, length - start) * fps), self.frames)
+            first = round(_frames(start * fps))
+            last = first + max(int(_frames(min(self.seconds, length - start) * fps)), self.frames)
             return span_parts(min(first, len(times) - 1), min(last, len(times)), frames=self.frames)
         steps = np.arange(self.frames)
         # ffmpeg's rule: step k shows the last frame whose time, in steps, rounds to k or less, halves up.
@@ -81,6 +81,11 @@ class Windows:
         if self.view in ("labelled", "moments"):
             return _Central(self)
         return Cutter(path, Crop(self.size) if self.view == "square" else _ShortSide(self.size))
+
+
+def _frames(count: float) -> float:
+    """Seconds times frames a second, without the last bits, by which 15 frames would be 14.999… and so 14."""
+    return round(count, 6)
 
 
 def windows_of(spec: Spec, seconds: float | None, stride: float | None, view: str = "labelled") -> Windows:

@@ -25,7 +25,12 @@ ONE_LABEL = {
     "MULTI": {"PROJECTION": False, "EXPANDER": 0, "PAPER_QUIRKS": False},
     "TEST": {"CHECKPOINT_FILE_PATH": ""},
 }
-UNWANTED = ("DATASETS", "EVALS", "LOSSES")  # of the config of given weights: its own data and what is made of it
+UNWANTED = (
+    "BATCHES",
+    "DATASETS",
+    "EVALS",
+    "LOSSES",
+)  # of the config of given weights: its own data and what is made of it
 
 
 @dataclass
@@ -120,12 +125,13 @@ def from_weights(made: Decisions, train: Sequence[str], file: str, epochs: int, 
 
 def run_length(made: Decisions, videos: int, epochs: int) -> None:
     """Epochs, batch, how often is validated, and when training ends early."""
+    batch = max(2, min(8, videos // 5))
+    made.take(f"batches of {batch}, a fifth of the videos to train on, but 2 to 8", TRAIN__BATCH_SIZE=batch)
     every = max(1, epochs // 12)
     patience = max(3 * every, epochs // 4)
     made.take(
         f"{epochs} epochs, validated every {every}; ends after {patience} epochs without a better validation",
         SOLVER__MAX_EPOCH=epochs,
-        TRAIN__BATCH_SIZE=max(1, min(8, videos // 5)),
         TRAIN__EVAL_PERIOD=every,
         TRAIN__CHECKPOINT_PERIOD=every,
         TRAIN__EARLY_STOP=patience,

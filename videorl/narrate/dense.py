@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-import jinja2
 from markupsafe import Markup
 
-from videorl import atomic, report
+from videorl import atomic
 from videorl.narrate.corpus import QUARANTINE, line
 from videorl.prepare.chunks import Sources, stem_of
 from videorl.registry import UserError
+from videorl.report.pages import save, templates
 from videorl.report.subtitles import srt, stamp, vtt
 
 PICTURES = 1500  # on a page at most
@@ -54,7 +54,7 @@ def _write_video(stem: Path, rows: Sequence[dict], path: str, name: str, notes: 
     atomic.write(Path(f"{stem}.srt"), srt(cues))
     atomic.write(Path(f"{stem}.vtt"), vtt(cues))
     link = quote(os.fsencode(os.path.relpath(path, stem.parent)))
-    atomic.write(Path(f"{stem}.html"), _page(rows, name, link, notes).encode("utf-8", "backslashreplace"))
+    save(Path(f"{stem}.html"), _page(rows, name, link, notes))
 
 
 def likeliest(row: dict) -> str:
@@ -77,9 +77,10 @@ def shown(rows: Sequence[dict]) -> list[tuple[float, float]]:
 
 def _page(rows: Sequence[dict], name: str, link: str, notes: str) -> str:
     """All windows of a video, of a long one each so-and-so-many-th with a picture."""
-    here, environment = Path(__file__).parent, jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    here = Path(__file__).parent
     script = (here / "page.js").read_text(encoding="utf-8")
-    return environment.from_string((here / "page.html.j2").read_text(encoding="utf-8")).render(
+    template = templates(here).get_template("page.html.j2")
+    return template.render(
         name=name,
         link=link,
         notes=notes,
@@ -88,7 +89,6 @@ def _page(rows: Sequence[dict], name: str, link: str, notes: str) -> str:
         likeliest=likeliest,
         stamp=lambda seconds: stamp(seconds)[:8],
         length=max([row["end"] for row in rows], default=0),
-        style=Markup((report.HERE / "style.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

@@ -134,8 +134,7 @@ def load(run: str | Path, *, cfg: str = "", head: str = "", settings: Sequence[s
     file = checkpoint_of(Path(run))
     tree, _ = load_config(file, cfg, ["DATA_LOADER.NUM_WORKERS", "0", *map(str, settings)])
     made: list[Classifier] = []
-    gpus = min(1, dist.count_gpus(-1)) if tree.NUM_GPUS else 0
-    dist.launch(lambda: made.append(Classifier(tree, file, head)), gpus=gpus)
+    dist.launch_one(lambda: made.append(Classifier(tree, file, head)), gpu=bool(tree.NUM_GPUS))
     return made[0]
 
 

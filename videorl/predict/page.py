@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
-from videorl import atomic, report
 from videorl.predict.classifier import Curve, Prediction
 from videorl.predict.segments import segments
 from videorl.report.gallery import link, preview
+from videorl.report.pages import save, templates
 
 WIDTH, HEIGHT = 600, 120  # of a curve, in its own units
 MOST = 200  # clips on a page: each takes some 50 kB
@@ -54,18 +52,15 @@ class Tile:
 
 def write(file: Path, found: Sequence[Prediction], *, top: int, source: str, unreadable: Mapping[str, str]) -> None:
     """Writes the page of the first MOST predictions. `unreadable`: path -> reason. Raises `OSError`."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    here = Path(__file__).parent
-    text = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8")).render(
+    template = templates(Path(__file__).parent).get_template("page.html.j2")
+    text = template.render(
         tiles=[_tile(one, top) for one in found[:MOST]],
         videos=len(found),
         source=source,
         unreadable=unreadable,
-        style=Markup((report.HERE / "style.css").read_text(encoding="utf-8")),
         **{"width": WIDTH, "height": HEIGHT},
     )
-    # Names of files may hold bytes that are no UTF-8, which Python carries as lone surrogates.
-    atomic.write(file, text.encode("utf-8", "backslashreplace"))
+    save(file, text)
 
 
 def _tile(one: Prediction, top: int) -> Tile:

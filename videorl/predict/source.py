@@ -1,30 +1,36 @@
 """Which weights and which config are meant by a run or a checkpoint."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from videorl import checkpoint, config
-from videorl.engine import given
+from videorl.engine import best, given
 from videorl.registry import UserError
 
 
 def checkpoint_of(run: Path) -> Path:
-    """The file itself; of an OUTPUT_DIR its best checkpoint or else the newest that is whole. Raises `UserError`."""
+    """The file itself; of an OUTPUT_DIR the checkpoint that its test takes. Raises `UserError`."""
     if run.is_file():
         return run
     if not run.is_dir():
         raise UserError(f"{run} does not exist; name a checkpoint, or the OUTPUT_DIR of a run")
     folder = run / "checkpoints"
-    best = folder / checkpoint.BEST
-    if best.is_file() and not checkpoint.damage(best):
-        return best
-    if newest := checkpoint.newest(folder):
-        return newest
+    if found := best.chosen(folder, _best_metric(folder)):
+        return found
     if any((run / name).is_file() for name in checkpoint.PUBLISHED):
         return run
     raise UserError(f"{run} holds no checkpoint that can be read; name the OUTPUT_DIR of a run that has saved one")
+
+
+def _best_metric(folder: Path) -> str | None:
+    """TRAIN.BEST_METRIC of the newest checkpoint, if that can be read."""
+    for file in checkpoint.committed(folder)[:1]:
+        with contextlib.suppress(UserError):
+            return load_config(file, "", [])[0].TRAIN.BEST_METRIC
+    return None
 
 
 def load_config(file: Path, named: str, overrides: Sequence[str]) -> tuple[CfgNode, list[str]]:
@@ -32,7 +38,7 @@ def load_config(file: Path, named: str, overrides: Sequence[str]) -> tuple[CfgNo
 
     Raises `UserError` where there is neither.
     """
-    overrides = ["DATA.MAX_BAD_FRACTION", "1.0", *overrides]  # how many are bad is for whoever reads the list to judge
+    overrides = [*given.ANY_MAY_BE_BAD, *overrides]
     if named:
         return given.load_config([named], overrides, file)
     text = checkpoint.read(file, mapped=True).get("cfg")

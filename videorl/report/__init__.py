@@ -55,13 +55,12 @@ def page(folder: RunFolder) -> str:
     """The report as HTML; the template escapes all text, and only our own style and script may run."""
     environment = templates()
     environment.filters |= {"percent": percent, "metric": metric, "text_of": text_of, "data": _data}
-    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    script = (HERE / "script.js").read_text(encoding="utf-8")
     drawn = {section: _drawn(environment, section, folder) for section in SECTIONS}
     return environment.get_template("page.html.j2").render(
         folder=folder,
         status=_status(folder),
         sections={section: html for section, html in drawn.items() if html},
-        style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 
-from videorl.report.pages import HERE, templates
+from videorl.report.pages import templates
 
 INK = (46, 110, 200)  # of the highest similarity; the lowest is transparent, so that the page may be light or dark
 TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)  # seconds between two marks of time
@@ -43,7 +42,6 @@ def page(title: str, rows: Sequence[Row], similarity: np.ndarray, notes: Sequenc
             path=" ".join(f"{x:g},{y:g}" for x, y in path),
             ticks=_ticks(seconds),
             clock=clock,
-            style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         )
     )
 

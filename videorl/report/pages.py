@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from videorl import atomic
 
@@ -11,10 +12,12 @@ HERE = Path(__file__).parent
 
 
 @functools.cache
-def templates() -> jinja2.Environment:
-    """The templates of this package; they escape all text."""
-    loader = jinja2.FileSystemLoader(HERE)
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+def templates(folder: Path = HERE) -> jinja2.Environment:
+    """The templates of a folder; they escape all text, and `style` is that of all pages."""
+    loader = jinja2.FileSystemLoader(folder)
+    made = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    made.globals["style"] = Markup((HERE / "style.css").read_text(encoding="utf-8"))
+    return made
 
 
 def save(file: Path, text: str) -> None:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 
 from videorl.report.gallery import webp
-from videorl.report.pages import HERE, save, templates
+from videorl.report.pages import save, templates
 
 GAP = 6  # transparent pixels between the four of a strip
 
@@ -48,7 +47,6 @@ def write(file: Path, strips: Sequence[Strip], *, title: str, notes: Sequence[st
             title=title,
             notes=notes,
             unreadable=unreadable,
-            style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         )
     )
     save(file, text)

@@ -6,16 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jinja2
 import torch
-from markupsafe import Markup
 from PIL import Image
 
 from videorl.features.each import by_index, in_batches, read_each
 from videorl.loading.pool import Loader
 from videorl.registry import UserError
 from videorl.report.gallery import FRAMES, webp
-from videorl.report.pages import HERE, save
+from videorl.report.pages import save, templates
 from videorl.search import Hit
 from videorl.video.spans import Crop, Spans
 
@@ -37,15 +35,8 @@ def write(
     file: Path, query: str, tiles: Sequence[Tile], *, notes: Sequence[str], unreadable: Mapping[str, str]
 ) -> None:
     """Writes the page. `notes`: lines below the query; `unreadable`: path -> reason. Raises `UserError`."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    here = Path(__file__).parent
-    text = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8")).render(
-        query=query,
-        tiles=tiles,
-        notes=notes,
-        unreadable=unreadable,
-        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
-    )
+    template = templates(Path(__file__).parent).get_template("page.html.j2")
+    text = template.render(query=query, tiles=tiles, notes=notes, unreadable=unreadable)
     try:
         save(file, text)
     except OSError as error:
