@@ -70,6 +70,7 @@ MAY_IMPORT = {
     },
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
+MAY_IMPORT["__main__"] = {"cli.main"}
 
 # Calls that run code or read files that an input names. Methods of these names on other objects are not meant.
 UNSAFE = {

@@ -12,7 +12,7 @@ import torch
 from tests.test_report import HOSTILE, Page
 from videorl import checkpoint, config
 from videorl.cli import search as tool
-from videorl.data.text import WordTokenizer
+from videorl.data.text import ClipTokenizer, WordTokenizer
 from videorl.engine import build
 from videorl.registry import UserError
 from videorl.search import cache, clock, embed, ranked, windows, words_of
@@ -285,6 +285,13 @@ def test_upper_case_counts_where_the_dictionary_has_it(tmp_path):
     words, notes = words_of("Cut PAN Oil", WordTokenizer(str(tmp_path / "dict.npy"), 4))
     assert words.tolist() == [2, 3, 0, 0]
     assert notes == ["not in the dictionary: Oil"]
+
+
+def test_other_tokenizers_number_a_query_by_themselves():
+    tokens = ClipTokenizer(8)
+    words, notes = words_of("Cut PAN Oil", tokens)
+    assert torch.equal(words, tokens(["Cut PAN Oil"])[0])
+    assert not notes
 
 
 def test_nothing_readable_is_an_error(find, videos):

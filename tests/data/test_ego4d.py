@@ -128,8 +128,8 @@ def test_views_take_turns_along_the_moment(root):
         (("vidA", 0.5, 1.5, None), "", "index: row 0 has no narration"),
         (("vidA", 2.5, 1.5, "cuts"), "", "index: row 0 ends at 1.5 s, before its start 2.5 s"),
         (("vidA", 3.5, 4.6, "cuts"), "4.mp4", "open: a chunk is missing; .* holds 2, from 0 s to 8 s"),
-        (("vidA", 5.5, 6.6, "cuts"), "4.mp4", "open: no such chunk; .* holds 2, from 0 s to 8 s"),
-        (("vidB", 0.5, 1.5, "cuts"), "", "open: no such chunk; .*vidB.mp4 is no folder"),
+        (("vidA", 5.5, 6.6, "cuts"), "4.mp4", "open: no such chunk, for second 5.*; .* holds 2, from 0 s to 8 s"),
+        (("vidB", 0.5, 1.5, "cuts"), "", "open: no such chunk, for second .*; .*vidB.mp4 is no folder"),
     ],
 )
 def test_rows_that_cannot_be_read_say_why(root, row, gone, said):

@@ -26,6 +26,7 @@ def test_each_sample_stands_once_and_is_counted():
     datetime.fromisoformat(first.pop("first_seen"))
     assert first == {
         "dataset": "kinetics/train",
+        "index": 3,
         "path": "/videos/3.mp4",
         "error": "no frames",
         "stage": "decode",
@@ -140,6 +141,16 @@ def test_the_first_sight_is_kept(tmp_path):
     write(file, [row])
     write(file, [{**row, "first_seen": "2026-02-02", "error": "other", "met": [3]}])
     assert rows(file) == [{**row, "met": [2, 3], "count": 2}]
+
+
+def test_moments_of_one_video_have_a_line_each(tmp_path):
+    file, quarantine = tmp_path / "quarantine.jsonl", Quarantine("ego4d/train", 100, 1.0)
+    quarantine.add([Bad(index, "/v.mp4", f"row {index + 1} has no narration", "index") for index in (4, 7)], step=1)
+    write(file, quarantine.take())
+    quarantine.add([Bad(7, "/v.mp4", "row 8 has no narration", "index")], step=2)
+    write(file, quarantine.take())
+    found = [(row["index"], row["error"], row["count"]) for row in rows(file)]
+    assert found == [(4, "row 5 has no narration", 1), (7, "row 8 has no narration", 2)]
 
 
 @pytest.mark.parametrize("kind", ["disk full", "folder", "not ours"])

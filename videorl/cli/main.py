@@ -56,7 +56,3 @@ def parse(words: list[str]) -> argparse.Namespace:
 
         parser.error(f"there is no command {args.command}{did_you_mean(args.command, COMMANDS)}")
     return args
-
-
-if __name__ == "__main__":
-    main()

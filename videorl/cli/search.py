@@ -3,8 +3,9 @@
     videorl search --cfg configs/HowTo100M/S3D_MILNCE.yaml --checkpoint s3d_milnce.pyth \
       "cut the tomato" path/to/videos TEXT.DICT data/dict.npy
 
-prints the best windows with their times and writes search.html, where they play. Every video is cut into windows as
-long as the config's clips (DATA.NUM_FRAMES, SAMPLING_RATE, TARGET_FPS), which are embedded once: a later query takes
+prints the best windows with their times and writes search.html, where they play. They are ranked by dot products, as
+MIL-NCE is trained; for dual encoders, which learn by cosines, add DUAL.NORM_EMBED True. Every video is cut into windows
+as long as the config's clips (DATA.NUM_FRAMES, SAMPLING_RATE, TARGET_FPS), which are embedded once: a later query takes
 seconds. Embeddings are kept for each folder, weights and clip shape; new and changed files alone are embedded again.
 Files that cannot be read are listed. Exit codes: 0 done, 2 a mistake in the command or its files.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from videorl import config, exits, log, search
 from videorl.cli import command
-from videorl.data.text import WordTokenizer
+from videorl.data.text import tokenizer
 from videorl.engine import build
 from videorl.engine.given import ANY_MAY_BE_BAD, load_config
 from videorl.features.loaded import load
@@ -60,7 +61,7 @@ def run(cfg, args: argparse.Namespace) -> None:
     if min(args.top, args.per_video) < 1 or (args.stride is not None and args.stride <= 0):
         raise UserError("--top and --per-video: expected 1 or more; --stride: expected more than 0 seconds")
     files, unreadable = folder.find(args.folder)
-    words, notes = search.words_of(args.query, WordTokenizer(cfg.TEXT.DICT, cfg.TEXT.MAX_WORDS))
+    words, notes = search.words_of(args.query, tokenizer(config.spec(cfg).text))
     embedder = load(cfg, args.checkpoint, embed.Embedder)
     text = embedder.text(words)
 

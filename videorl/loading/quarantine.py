@@ -49,6 +49,7 @@ class Quarantine:
             if b.index not in self.rows:
                 self.rows[b.index] = {
                     "dataset": self.name,
+                    "index": b.index,
                     "path": b.path,
                     "error": b.error,
                     "stage": b.stage,
@@ -120,7 +121,7 @@ class Quarantine:
 
 
 def write(path: Path, rows: Iterable[dict]) -> bool:
-    """Adds rows to `quarantine.jsonl`: one line per data set and file, with the steps at which any run `met` it.
+    """Adds rows to `quarantine.jsonl`: one line per data set and sample, with the steps at which any run `met` it.
 
     `count` is their number, 1 where no training met it. Returns whether it could; a warning says why not.
     """
@@ -137,7 +138,7 @@ def _merge_into(path: Path, rows: Iterable[dict]) -> None:
     merged: dict[tuple, dict] = {}
     old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for row in [*old, *rows]:
-        seen = merged.setdefault((row["dataset"], row["path"]), {**row, "met": []})
+        seen = merged.setdefault((row["dataset"], row["path"], row.get("index")), {**row, "met": []})
         seen["met"] = sorted({*seen["met"], *row["met"]})
         seen["count"] = max(len(seen["met"]), 1)
     atomic.write(path, "".join(json.dumps(row) + "\n" for row in merged.values()))

@@ -1,6 +1,6 @@
 """Text-to-video search: the windows of all videos of a folder are embedded once, and ranked for every query."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,12 +27,14 @@ class Hit:
         return f"{clock(self.start)} - {clock(self.end)}"
 
 
-def words_of(query: str, tokenizer: WordTokenizer) -> tuple[torch.Tensor, list[str]]:
-    """Word numbers [L] of a query, and a line for each reason why words of it do not count.
+def words_of(query: str, tokenizer: Callable[[Sequence[str]], torch.Tensor]) -> tuple[torch.Tensor, list[str]]:
+    """Numbers of the words or tokens of a query [L], and a line for each reason why words of it do not count.
 
-    A word that the dictionary lacks is looked up in lower case, in which the released one is. Raises `UserError` if no
-    word counts.
+    A word that the dictionary of a `WordTokenizer` lacks is looked up in lower case, in which the released one is.
+    Raises `UserError` if no word counts.
     """
+    if not isinstance(tokenizer, WordTokenizer):
+        return tokenizer([query])[0], []
     known, words = tokenizer.numbers, split_words(query)
     found = [word if word in known else word.lower() for word in words]
     unknown = [word for word, lower in zip(words, found) if lower not in known]

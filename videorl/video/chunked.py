@@ -30,7 +30,7 @@ class ChunkedVideo(Frames):
         self._stack = ExitStack()
         self._chunks, self._ends = [], []  # opened ones, and the number of the frame after the last of each
         if not self._open_next():
-            reason = f"no such chunk; {self._present()}" if seconds else "no such file"
+            reason = f"no such chunk, for second {second:g}; {self._present()}" if seconds else "no such file"
             raise VideoError(self._path(self.start), "open", reason)
         self.fps = self._chunks[0].fps
 
