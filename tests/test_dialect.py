@@ -231,6 +231,7 @@ COMBINED = {
     "loss.sinkhorn_iterations": ("7", {"LOSSES.norton.ITERATIONS": 7}),
     "loss.alpha_lse": ("2", {"LOSSES.norton.ALPHA": 2.0}),
     "loss.fusion_weight": ("0.1", {"LOSSES.norton.COARSE_WEIGHT": 0.1}),
+    "loss.sequence_contrast": ("null", {}),  # of which loss: tests/test_mmpt.py
     "loss.sequence_contrast.sequence_contrast_weight": ("0.2", {"LOSSES.norton.SEQUENCE_WEIGHT": 0.2}),
     "loss.sequence_contrast.threshold": ("4", {"LOSSES.norton.SEQUENCE_LENGTH": 4}),
     "loss.sequence_contrast.prompt_ratio": ("None", {"LOSSES.norton.BUCKET": 0.0}),

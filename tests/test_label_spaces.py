@@ -43,7 +43,10 @@ def load(*words):
     [
         (["TRAIN.DATASET", "all"], "all means every entry of DATASETS, which is empty"),
         ([*TWO, "TRAIN.DATASET", "mit"], "TRAIN.DATASET mit has no head: heads are those of DATASETS (a, b)"),
-        (["DATASETS.all.NAME", "kinetics", "DATASETS.all.NUM_CLASSES", 2], "DATASETS.all: expected a name"),
+        (
+            ["DATASETS.all.NAME", "kinetics", "DATASETS.all.NUM_CLASSES", 2],
+            "DATASETS.all: what EVALS calls all data sets has that name",
+        ),
         (["DATASETS.a/b.NAME", "kinetics", "DATASETS.a/b.NUM_CLASSES", 2], "DATASETS.a/b: expected a name"),
     ],
 )
