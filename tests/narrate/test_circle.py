@@ -13,7 +13,8 @@ from tests.narrate.world import ROOT, toy
 
 SMALL = """NUM_GPUS 0 DATA_LOADER.NUM_WORKERS 0 USE_TQDM False SOLVER.MAX_EPOCH 1 SOLVER.WARMUP_EPOCHS 0
     TRAIN.CHECKPOINT_PERIOD 1"""
-DUAL = f"--cfg configs/toy/lavila.yaml {SMALL} TRAIN.BATCH_SIZE 4 EVALS.cls.AT_TEST False EVALS.mcq.AT_TEST False"
+DUAL = f"""--cfg configs/toy/lavila.yaml {SMALL} TRAIN.BATCH_SIZE 4 EVALS.cls.AT_TEST False
+    EVALS.mcq.AT_TEST False EVALS.mcq.EVERY 0"""
 TOY = """EGO4D.ROOT {0}/videos/ego4d EGO4D.METADATA {0}/ego4d_train.part.pkl EGO4D.METADATA_VAL {0}/ego4d_val.pkl"""
 EPIC = """EPIC_MIR.ROOT {0}/videos/epic EPIC_MIR.METADATA_VAL {0}/EPIC_100_retrieval_test.csv
     EPIC_MIR.RELEVANCY_VAL {0}/EPIC_100_retrieval_test.pkl"""
