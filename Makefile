@@ -28,8 +28,7 @@ help:
 
 demo: env
 	$(RUN) tools/make_toy.py --out datasets/toy
-	# One thread of torch: two would wait for each other, as the loader's workers want the cores too
-	OMP_NUM_THREADS=1 $(RUN) tools/run_net.py --cfg configs/toy/mvit.yaml
+	$(RUN) tools/run_net.py --cfg configs/toy/mvit.yaml
 
 toys: env
 	$(RUN) tools/make_toy.py --out datasets/toy_multi --multi

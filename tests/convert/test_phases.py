@@ -309,6 +309,8 @@ def test_the_tool_writes_a_checkpoint_of_ours(settings, trained, theirs, tmp_pat
     assert "    renamed " in said
     convert(theirs, out, *model)
     assert capsys.readouterr().out.startswith(said)
+    convert(theirs, out, *model, "--dry-run")
+    assert capsys.readouterr().out == said, "what is there is no obstacle to looking"
     state, note = checkpoint.read(out), json.loads(out.with_suffix(".json").read_text())
     assert state["classes"] == {"kinetics": NAMES}
     assert (state["epoch"], note["layout"], note["converted_from"]) == (-1, "MultiTrain", str(theirs))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from videorl import checkpoint, config
+from videorl import checkpoint, config, dist
 from videorl.engine import build, evaluate
 from videorl.engine import test as phase
 from videorl.engine.state import State
@@ -94,14 +94,23 @@ def test_what_is_switched_on_is_said_in_one_line(settings, said):
     ]
 
 
-@pytest.mark.parametrize(("threads", "workers", "told"), [(1, 4, False), (2, 4, True), (2, 2, False), (4, 0, False)])
-def test_threads_that_want_the_cores_of_the_workers_are_told(settings, said, monkeypatch, threads, workers, told):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
-    started = trainer(settings(NO_TEST, {"DATA_LOADER.NUM_WORKERS": workers}))
-    Path(started.cfg.OUTPUT_DIR).mkdir(exist_ok=True)
-    started.announce()
-    assert ("OMP_NUM_THREADS=1" in said.text) == told
+@pytest.mark.parametrize(
+    ("workers", "processes", "asked", "left"),
+    [(3, 1, False, 5), (12, 1, False, 1), (1, 4, False, 1), (0, 1, False, 8), (3, 1, True, 8)],
+)
+def test_workers_get_cores_of_their_own(monkeypatch, said, workers, processes, asked, left):
+    """Of eight, on which torch has eight threads; but not where OMP_NUM_THREADS says how many it has."""
+    set_to = [8]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: set_to[-1])
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(dist, "local_size", lambda: processes)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    build.leave_cores(workers)
+    assert set_to[-1] == left
+    assert (f"{left} thread(s) of torch beside {workers} loader workers" in said.text) == (left < 8)
 
 
 def test_nothing_is_said_where_nothing_is_on(settings, said):

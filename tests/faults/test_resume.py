@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.faults.conftest import Run, same_bits, shards, starting
 
 # All that a checkpoint must hold: batch norm, dropout, moving average, a learnable loss parameter, augmentation, MixUp,
-# two micro-batches a step; 3 steps an epoch. The coupled loss runs the model twice: 4 forward passes a step.
+# two micro-batches a step; 3 steps an epoch. The coupled loss runs the model twice: 3 forward passes a step of two.
 FULL = (
     *(
         "TRAIN.BATCH_SIZE",

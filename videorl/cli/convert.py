@@ -34,8 +34,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     if args.out.suffix != ".pyth":
-        raise UserError(f"{args.out}: expected a name that ends in .pyth")
-    if args.out.exists():
+        raise UserError(f"{args.out}: expected a name that ends in .pyth, such as {args.out.with_suffix('.pyth').name}")
+    if args.out.exists() and not args.dry_run:
         raise UserError(f"{args.out} exists; name another file or remove it")
     cfg, said = load_config([args.cfg], args.overrides, args.source)
     model = build.model(cfg)

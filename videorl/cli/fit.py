@@ -88,6 +88,10 @@ def decide_once(args: argparse.Namespace, file: Path) -> None:
     if given := set(found.parts.values()):
         drawn = "".join(f"; {part} is drawn from train" for part in SPLITS if part not in given)
         made.take(f"the folders say which videos are {', '.join(part for part in SPLITS if part in given)}{drawn}")
+    if found.skipped:
+        made.reasons.append(f"{len(found.skipped)} files are left out; fit.json says which and why")
+    if (least := min(len(parts["val"]), len(parts["test"]))) < recipe.SURE:
+        made.reasons.append(f"only {least} videos to validate or test on: a share of so few says little")
     base = starting_point(args, made, weights, parts["train"], facts)
     made.settings |= {
         "DATA.PATH_TO_DATA_DIR": os.path.abspath(args.out / "data"),

@@ -94,12 +94,12 @@ def accept(audit: Audit, *, testing: bool, partial: bool) -> None:
     unused = [name for name in audit.unexpected if not name.startswith("head.")]
     if testing and audit.wrong:
         reason = f"{audit.source}: {'; '.join(audit.wrong)}"
-    elif testing and unused:
-        named = f"{', '.join(unused[:3])}{' …' if len(unused) > 3 else ''}"
-        reason = f"{audit.source} has {len(unused)} tensors that this model has no place for ({named}): other settings?"
     elif audit.part < least:
         expected = f"expected at least {100 * least:.0f} %"
         reason = f"{audit.summary()}; {expected}: is it a checkpoint of this model and these classes?"
+    elif testing and unused:
+        named = f"{', '.join(unused[:3])}{' …' if len(unused) > 3 else ''}"
+        reason = f"{audit.source} has {len(unused)} tensors that this model has no place for ({named}): other settings?"
     else:
         return
     if not partial:

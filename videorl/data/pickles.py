@@ -144,6 +144,8 @@ def _try(reader: type, data: bytes, room: int, pipe) -> None:
     except MemoryError:
         pipe.send(f"it asks for more than {room / 2**30:g} GB of memory")
     except Exception as error:
-        pipe.send(" ".join(str(error).split())[:200] or type(error).__name__)
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        cut = isinstance(error, EOFError) or "truncated" in reason
+        pipe.send(f"cut off after {len(data)} bytes: copy or download it again" if cut else reason)
     else:
         pipe.send("")

@@ -1,7 +1,6 @@
 """What a training run says of itself: first lines, run.json, numbers of steps and evaluations, samples left out."""
 
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -61,26 +60,10 @@ class Journal:
         if cfg.SOLVER.BASE_LR_BATCH:
             base, batch = cfg.SOLVER.BASE_LR, cfg.SOLVER.BASE_LR_BATCH
             log.info("learning rate: base %g x %d clips a step / %d = %g", base, clips, batch, base * lr_factor)
-        self._say_who_computes()
         if parts := recipe.parts(cfg, state.optimizer, rate):
             log.info("in use: %s", "; ".join(parts))
         for doubt in recipe.doubts(cfg, state.data.steps, rate, lr_factor) if dist.is_main() else ():
             log.warning("%s", doubt)
-
-    def _say_who_computes(self) -> None:
-        """On the CPU torch's threads wait for each other many times a step, and long where workers hold the cores."""
-        threads, workers, cores = (
-            torch.get_num_threads(),
-            self.cfg.DATA_LOADER.NUM_WORKERS,
-            len(os.sched_getaffinity(0)),
-        )
-        if self.state.precision.device.type == "cpu" and threads > 1 and threads + workers > cores:
-            log.info(
-                "%d threads of torch and %d loader workers on %d cores: OMP_NUM_THREADS=1 is faster for small models",
-                threads,
-                workers,
-                cores,
-            )
 
     def first_clips(self, batch: dict) -> None:
         self.metrics.draw(lambda out: out.add_image("Train/clips", pictures.clip_strip(batch), 0))

@@ -16,6 +16,7 @@ SCRATCH = "videorl:Own/SCRATCH"
 CLIPS = 4000  # that a small model sees while it trains from scratch, for want of weights
 LONGEST = 2.5  # seconds of a clip, unless weights say
 FEW = 500  # training videos below which only the classifier of given weights is trained
+SURE = 20  # videos to validate or test on below which their share that is right says little
 SIDED = ("left", "right", "clockwise")  # in names of classes that a mirror would change
 LISTS = ("kinetics", "ssv2", "video_list")  # data sets of lists `path label`, of which each takes frames in its way
 # What the config of weights may have otherwise, for videos with one label of one set.

@@ -20,11 +20,11 @@ AT_ONCE = 4096  # rows that are written together
 
 def write(out: Path, rows: Iterable[dict], form: str, *, tuples: bool) -> dict[str, int]:
     """Writes `narrations.FORM`, `quarantine.jsonl` and, with `tuples`, `total.pkl`; how many `clips` are in it, how
-    many `bad`.
+    many of them `without words`, how many `bad`.
 
     A tuple is (video, start, end, texts, perplexities of a token of each), as LaViLa's narrators leave them.
     """
-    count, listed = Counter(clips=0, bad=0), []
+    count, listed = Counter({"clips": 0, "without words": 0, "bad": 0}), []
     with ExitStack() as stack:
         table, bad = (stack.enter_context(atomic.writing(out / name)) for name in (f"narrations.{form}", QUARANTINE))
         add = _table(table, form, stack)
@@ -33,7 +33,8 @@ def write(out: Path, rows: Iterable[dict], form: str, *, tuples: bool) -> dict[s
             add(good)
             bad.write(b"".join(line(row) for row in some if "bad" in row))
             listed += map(_tuple, good) if tuples else ()
-            count.update(clips=len(good), bad=len(some) - len(good))
+            silent = sum(not any(text.split() for text in row["texts"]) for row in good)
+            count.update({"clips": len(good), "without words": silent, "bad": len(some) - len(good)})
     if tuples:
         write_list(out / TUPLES, listed)
     return dict(count)

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -25,18 +26,18 @@ def write(out: Path, rows: Iterable[dict], sources: Sources, unreadable: Mapping
     """Writes NAME.jsonl, NAME.srt, NAME.vtt and NAME.html for each video, and `quarantine.jsonl`.
 
     `unreadable`: videos without rows, and why; `notes`: a line for the pages. Says how many `clips` of how many
-    `videos`, and how many `bad`.
+    `videos`, how many `without words`, and how many `bad`. Clips without words have no subtitle.
     """
     bad = [{"video": name, "bad": reason} for name, reason in unreadable.items()]
-    videos = clips = 0
+    count = Counter({"videos": 0, "clips": 0, "without words": 0})
     for name, found in itertools.groupby(rows, key=lambda row: row["video"]):
         own = list(found)
         good = [row for row in own if "bad" not in row]
         bad += [row for row in own if "bad" in row]
         _write_video(out / stem_of(sources.parts[name]), good, sources.file(name), name, notes)
-        videos, clips = videos + 1, clips + len(good)
+        count.update({"videos": 1, "clips": len(good), "without words": sum(not likeliest(row) for row in good)})
     atomic.write(out / QUARANTINE, b"".join(map(line, bad)))
-    return {"videos": videos, "clips": clips, "bad": len(bad)}
+    return {**count, "bad": len(bad)}
 
 
 def check_names(sources: Sources) -> None:
@@ -48,7 +49,7 @@ def check_names(sources: Sources) -> None:
 
 def _write_video(stem: Path, rows: Sequence[dict], path: str, name: str, notes: str) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
-    cues = [(start, end, likeliest(row)) for (start, end), row in zip(shown(rows), rows)]
+    cues = [(start, end, likeliest(row)) for (start, end), row in zip(shown(rows), rows) if likeliest(row)]
     lines = (line({key: row[key] for key in row if key != "picture"}) for row in rows)
     atomic.write(Path(f"{stem}.jsonl"), b"".join(lines))
     atomic.write(Path(f"{stem}.srt"), srt(cues))
