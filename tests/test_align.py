@@ -10,7 +10,7 @@ from videorl.align import Plan, align, divide, subtitles
 from videorl.cli import align as tool
 from videorl.data.deduplicate import Caption
 from videorl.registry import UserError
-from videorl.report.subtitles import srt
+from videorl.report.subtitles import srt, vtt
 
 LINES = [Caption(4.0 * k + 3.5, 4.0 * k + 5.0, f"line {k}") for k in range(5)]
 
@@ -61,9 +61,14 @@ def test_subtitles_are_read(tmp_path, name):
     assert subtitles.read(tmp_path / name) == [(3.5, 5.0, "line 0")]
 
 
-def test_written_subtitles_read_back(tmp_path):
-    (tmp_path / "b.srt").write_text(srt([Caption(3599.9996, 3661.25, "a"), *LINES]))
-    assert subtitles.read(tmp_path / "b.srt") == [*LINES, (3600.0, 3661.25, "a")]
+@pytest.mark.parametrize("written", [srt, vtt])
+def test_written_subtitles_read_back(tmp_path, written):
+    file, text = (
+        tmp_path / f"b.{written.__name__}",
+        {srt: "salt & pepper", vtt: "a < b, b > c & <i>d</i> &amp;"}[written],
+    )
+    file.write_text(written([Caption(3599.9996, 3661.25, text), *LINES]))
+    assert subtitles.read(file) == [*LINES, (3600.0, 3661.25, text)]
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,9 @@ def test_a_probe_counts_right_videos_and_names_missing_ones(store, capsys, how):
         (["features", "--train", "one.csv"], "videos of one class only"),
         (["features", "--train", "broken.csv"], "broken.csv:1: "),
         (["features", "--feature", "feature"], "no feature feature; did you mean features?"),
-        (["features", "--k", "0"], "--k: 1 or more"),
+        (["features", "--method", "knn", "--k", "0"], "--k 0: expected more than 0"),
+        (["features", "--k", "3"], "--k: of no effect with --method svm, which takes --c"),
+        (["features", "--method", "knn", "--c", "3"], "--c: of no effect with --method knn, which takes --k"),
     ],
 )
 def test_mistakes_are_told_in_one_line(store, capsys, words, line):

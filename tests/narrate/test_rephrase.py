@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.narrate.world import code, content, tool
+from tests.narrate.world import code, content
+from videorl.cli.rephrase import main
 from videorl.data import narrations
 from videorl.narrate import rephrase
 from videorl.registry import UserError
 
 transformers = pytest.importorskip("transformers")
-main = tool("rephrase").main
 WORDS = ("<pad>", "<unk>", "<end>", "user", "paraphrase", ":", *"abcdefghijklmnop", "C", "opens", "the", "door")
 ROWS = [
     ("v", 0.0, 1.0, "#C C opens the door"),
@@ -116,13 +116,14 @@ def test_killed_it_goes_on_to_the_same_list(run, tmp_path, monkeypatch, shards):
             os.kill(os.getpid(), signal.SIGKILL)
         return answer(rephraser, texts)
 
-    words = [["--num_shards", shards, "--shard_id", k] for k in range(shards)]
+    words, killed = [["--num_shards", shards, "--shard_id", k] for k in range(shards)], []
     for own in words:
         pid = os.fork()
         if not pid:
             monkeypatch.setattr(rephrase.Rephraser, "__call__", dying)
             os._exit(run(*own, out="killed"))
-        os.waitpid(pid, 0)
+        killed.append(os.WIFSIGNALED(os.waitpid(pid, 0)[1]))
+    assert any(killed)
     for own in words:
         assert run(*own, out="killed") == 0
     assert content(tmp_path / "killed") == content(tmp_path / "out")

@@ -1,6 +1,5 @@
-"""A small narrator with random weights, first-person toy videos with a list, and the tool that narrates them."""
+"""A small narrator with random weights, and first-person toy videos with a list."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,6 @@ from videorl.toy import egocentric
 ROOT = Path(__file__).parents[2]
 YAML = str(ROOT / "configs/toy/narrator.yaml")
 VIDEOS = 2
-
-
-def tool(name: str):
-    spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / f"tools/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def code(main, words) -> int:

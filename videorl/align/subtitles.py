@@ -1,5 +1,6 @@
 """Texts with the seconds in which they are spoken, in SubRip (.srt), WebVTT (.vtt) or csv (start,end,text)."""
 
+import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ def read(file: Path) -> list[Caption]:
             found = [(start, end, text) for start, end, text in read_columns(file, ("start", "end", "text"))]
         else:
             found = _cues(file.read_text(encoding="utf-8-sig").splitlines())
+            if file.suffix == ".vtt":
+                found = [(start, end, html.unescape(text)) for start, end, text in found]
         captions = [
             Caption(_seconds(start), _seconds(end), " ".join(text.split()))
             for start, end, text in found

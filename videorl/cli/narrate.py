@@ -25,12 +25,15 @@ from videorl.narrate import corpus, runs
 from videorl.narrate.parts import share
 from videorl.registry import UserError
 
+EVERY, WINDOW = 2.0, 4.0  # seconds
+
 
 def main(words: list[str] | None = None) -> None:
     args = parse(words)
     with exits.exit_codes():
         if bool(args.metadata) == bool(args.input):
             raise UserError("expected a video, a folder, or --metadata LIST, and pairs KEY VALUE")
+        check_flags(args)
         if args.returns is not None and args.returns < 1:
             raise UserError(f"--returns {args.returns}: expected 1 or more")
         cfg, said = load_config([args.cfg], [*args.overrides, *ANY_MAY_BE_BAD], args.checkpoint)
@@ -49,16 +52,23 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--cfg", required=True, metavar="FILE", help="YAML config of the narrator")
     add("--checkpoint", required=True, metavar="FILE", type=Path, help="its weights, ours or published")
     add("--out", required=True, metavar="DIR", type=Path, help="folder to write; new, empty or of an earlier run")
-    add("--every", type=float, default=2.0, metavar="SECONDS", help="from one window to the next (%(default)g)")
-    add("--window", type=float, default=4.0, metavar="SECONDS", help="length of a window (%(default)g)")
+    add("--every", type=float, metavar="SECONDS", help=f"from one window to the next ({EVERY:g})")
+    add("--window", type=float, metavar="SECONDS", help=f"length of a window ({WINDOW:g})")
     add("--metadata", metavar="LIST", help="list of narrations: its moments instead of videos; see EGO4D.ROOT")
-    add("--format", choices=corpus.FORMATS, default=corpus.FORMATS[0], help="of a list's texts (%(default)s)")
+    add("--format", choices=corpus.FORMATS, help=f"of a list's texts ({corpus.FORMATS[0]})")
     add("--pickle", action="store_true", help="of a list: also write total.pkl, as LaViLa does")
     add("--returns", type=int, metavar="N", help="texts of a clip (default: a list 10, videos 1)")
     add("--num_shards", type=int, default=1, metavar="N", help="processes that share the work (%(default)s)")
     add("--shard_id", type=int, default=0, metavar="K", help="number of this one, from 0 (%(default)s)")
     parser.set_defaults(input=None)
     return parser.parse_intermixed_args(words)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises `UserError` for a flag that would have no effect."""
+    what, flags = ("a list is", ("every", "window")) if args.metadata else ("videos are", ("format", "pickle"))
+    if given := [f"--{flag}" for flag in flags if getattr(args, flag) not in (None, False)]:
+        raise UserError(f"{' and '.join(given)}: of no effect where {what} narrated; leave it out")
 
 
 class InputFirst(argparse.Action):
@@ -78,7 +88,13 @@ def run(cfg, args: argparse.Namespace, said: Sequence[str]) -> None:
 
 def made(cfg, args: argparse.Namespace) -> runs.Run:
     if args.metadata:
-        drawn = {"returns": args.returns or 10, "form": args.format, "tuples": args.pickle}
-        return runs.of_list(cfg, args.checkpoint, args.out, args.metadata, **drawn)
-    drawn = {"returns": args.returns or 1, "every": args.every, "window": args.window}
+        drawn = {"returns": 10, "form": corpus.FORMATS[0]} | _typed(returns=args.returns, form=args.format)
+        return runs.of_list(cfg, args.checkpoint, args.out, args.metadata, **drawn, tuples=args.pickle)
+    drawn = {"returns": 1, "every": EVERY, "window": WINDOW}
+    drawn |= _typed(returns=args.returns, every=args.every, window=args.window)
     return runs.of_videos(cfg, args.checkpoint, args.out, args.input, **drawn)
+
+
+def _typed(**given) -> dict:
+    """Those that were given."""
+    return {name: value for name, value in given.items() if value is not None}

@@ -18,13 +18,14 @@ from pathlib import Path
 from videorl import atomic, exits, log
 from videorl.cli import command
 from videorl.engine.evaluate import readable
-from videorl.features.probe import Rows, Scores, probe, rows_of
+from videorl.features.probe import Rows, probe, rows_of
 from videorl.features.store import Features
 from videorl.metrics.probe import knn_scores, logistic_scores, svm_scores
 from videorl.prepare import check
 from videorl.registry import UserError
 
-METHODS = {"svm": svm_scores, "logistic": logistic_scores, "knn": knn_scores}
+# Of each its scores, the flag that it takes, and the usual value of that.
+METHODS = {"svm": (svm_scores, "c", 100.0), "logistic": (logistic_scores, "c", 100.0), "knn": (knn_scores, "k", 20)}
 LISTED = 5
 
 
@@ -43,22 +44,26 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--separator", default=" ", metavar="TEXT", help="of the lists, between path and label (default: a space)")
     add("--feature", default="", metavar="NAME", help="which, where there are several")
     add("--method", choices=METHODS, default="svm", help="classifier (%(default)s)")
-    add("--c", type=float, default=100.0, metavar="C", help="penalty of svm and logistic (%(default)g)")
-    add("--k", type=int, default=20, metavar="K", help="neighbours of knn (%(default)s)")
+    add("--c", type=float, metavar="C", help="penalty of svm and logistic (100)")
+    add("--k", type=int, metavar="K", help="neighbours of knn (20)")
     add("--json", type=Path, metavar="FILE", help="write the metrics as json")
     return parser.parse_args(words)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.c <= 0 or args.k < 1:
-        raise UserError("--c: expected more than 0; --k: 1 or more")
+    function, name, usual = METHODS[args.method]
+    other = {"c": "k", "k": "c"}[name]
+    if getattr(args, other) is not None:
+        raise UserError(f"--{other}: of no effect with --method {args.method}, which takes --{name}; leave it out")
+    value = usual if getattr(args, name) is None else getattr(args, name)
+    if value <= 0:
+        raise UserError(f"--{name} {value:g}: expected more than 0")
     store = Features(args.features)
     train, test = (rows_of(store, args.feature, listed(file, args.separator)) for file in (args.train, args.test))
-    found = probe(train, test, scores_of(args))
+    found = probe(train, test, functools.partial(function, **{name: value}))
     found |= {"n": len(test.labels), "of": len(test.labels) + len(test.missing)}
     gaps = [line for file, rows in ((args.train, train), (args.test, test)) for line in without(file, rows)]
-    how = f"k={args.k}" if args.method == "knn" else f"C={args.c:g}"
-    log.say(*gaps, f"{args.method}, {how}, {len(train.labels)} training videos: {readable(found)}")
+    log.say(*gaps, f"{args.method}, {name}={value:g}, {len(train.labels)} training videos: {readable(found)}")
     if args.json:
         try:
             atomic.write(args.json, json.dumps({**found, "method": args.method}, indent=1) + "\n")
@@ -72,12 +77,6 @@ def listed(file: Path, separator: str) -> list[tuple[str, int]]:
     if split.broken:
         raise UserError(f"{file}:{split.broken[0].line}: {split.broken[0].reason}")
     return [(row.path, row.labels[0]) for row in split.rows]
-
-
-def scores_of(args: argparse.Namespace) -> Scores:
-    if args.method == "knn":
-        return functools.partial(knn_scores, k=args.k)
-    return functools.partial(METHODS[args.method], c=args.c)
 
 
 def without(file: Path, rows: Rows) -> list[str]:

@@ -96,7 +96,10 @@ def read(file: Path, reader: Reader) -> Listing:
     if found := _kept(places, source):
         return found
     if not (places := list(filter(_is_writable, places))):
-        log.warning("%s: parsed into the memory of each process, for neither its folder nor ~/.cache is writable", file)
+        log.warning(
+            "%s: parsed into the memory of each process, for neither its folder nor ~/.cache can be written; make one so, or set XDG_CACHE_HOME",
+            file,
+        )
         return _in_memory(*_parsed(file, reader))
     with _alone(file):
         return _kept(places, source) or _written(file, reader, places, source)
@@ -218,7 +221,7 @@ def _parsed(file: Path, reader: Reader) -> tuple[dict[str, list[np.ndarray]], di
 
 def _finished(pieces: dict[str, list[np.ndarray]], reader: Reader) -> dict[str, object]:
     """The facts. Of `pieces`, numbers of entries become bounds."""
-    facts = {"lines": sum(map(len, pieces["labels"])), **reader.facts}
+    facts = dict(reader.facts)
     if not reader.several:
         *letters, last = pieces["letters"]
         more = [pieces[name] for name in reader.extra]
