@@ -262,7 +262,8 @@ def test_whole_files_are_written_by_atomic():
     found = set()
     for path in PACKAGE:
         tree = _tree(path)
-        calls = {_dotted(n.func, _aliases(path, tree)) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+        aliases = _aliases(path, tree)
+        calls = {_dotted(node.func, aliases) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         found |= {_name(path)} if calls & {"os.replace", "os.rename"} else set()
     assert found == set(RENAMES)
 

@@ -83,6 +83,11 @@ def test_the_last_window_is_the_first_that_reaches_the_end(seconds, stride, leng
     assert windows.count(length + 1e-9) == windows.count(length - 1e-9) == count
 
 
+def test_windows_last_until_the_video_ends():
+    windows = Windows(10, 2.0, 1.5, "square", 32, 0)
+    assert windows.spans(np.array([0, 1, 3]), 5.0).tolist() == [[0.0, 2.0], [1.5, 3.5], [4.5, 5.0]]
+
+
 @pytest.mark.parametrize("view", ["labelled", "square"])
 def test_blocks_of_any_size_give_the_same(tmp_path, view):
     path = video(tmp_path / "v.mp4", 25, 60)

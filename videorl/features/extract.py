@@ -6,7 +6,6 @@ with the unit that was not finished.
 """
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import json
@@ -18,10 +17,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from videorl.features.draft import Draft, Kind, Rows
-from videorl.features.each import look_at_each, read_each
+from videorl.features.each import read_each
 from videorl.features.encoder import Encoder
 from videorl.features.store import TIMES, Store
-from videorl.features.windows import Block, Blocks, Windows, blocks_of, measured
+from videorl.features.windows import Block, Blocks, Windows, blocks_of, measure_each
 from videorl.loading.pool import Loader
 from videorl.log import duration
 from videorl.prepare.chunks import Sources
@@ -121,7 +120,8 @@ class _Work:
         left = names[len(draft.videos) :]
         if not left:
             return
-        counts = self._counts(left, f"{title}: looking at videos")
+        looking = f"{title}: looking at videos"
+        counts = measure_each(left, self.sources, self.windows, self.max_pixels, self.make_loader, looking)
         units = [left[k : k + UNIT] for k in range(0, len(left), UNIT)]
         plans = [self._plan(unit, counts) for unit in units]
         blocks, groups = [], []
@@ -133,12 +133,6 @@ class _Work:
             with contextlib.closing(rows):
                 for unit, plan in zip(units, plans):
                     draft.finish(self._unit(draft, unit, counts, zip(itertools.chain(*plan), rows)))
-
-    def _counts(self, names: Sequence[str], title: str) -> dict[str, tuple[int, float] | str]:
-        """Windows and seconds of each video, or why it cannot be read."""
-        known = [name for name in names if name not in self.sources.missing]
-        look = functools.partial(_measured, sources=self.sources, windows=self.windows, max_pixels=self.max_pixels)
-        return dict(self.sources.missing) | dict(zip(known, look_at_each(known, look, self.make_loader, title)))
 
     def _plan(self, unit: Sequence[str], counts: Mapping) -> list[list[Block]]:
         """Batches of consecutive blocks of up to `batch` windows together."""
@@ -178,17 +172,13 @@ class _Work:
                 if isinstance(found, str):
                     bad = bad or found
                 elif not bad:
-                    draft.append(self._checked(name, found) | {TIMES: self._times(block, seconds)})
+                    draft.append(self._checked(name, found) | {TIMES: self.windows.spans(block.numbers, seconds)})
             if bad:
                 draft.cut(before)
             told.append(
                 {"path": name, "windows": 0 if bad else count} | ({"bad": bad} if bad else {"seconds": seconds})
             )
         return told
-
-    def _times(self, block: Block, seconds: float) -> np.ndarray:
-        first = self.windows.starts(np.arange(block.first, block.stop))
-        return np.stack([first, np.minimum(first + self.windows.seconds, seconds)], 1)
 
     def _checked(self, name: str, rows: Rows) -> Rows:
         """The rows in the type that is stored. Raises `UserError` for what is no number there."""
@@ -200,7 +190,3 @@ class _Work:
                 advice = "give --dtype float32" if large else "is the checkpoint whole?"
                 raise UserError(f"{name}: {feature} is not finite in {self.wanted.dtype}; {advice}")
         return cast
-
-
-def _measured(name: str, sources: Sources, windows: Windows, max_pixels: int) -> tuple[int, float]:
-    return measured(sources.file(name), sources.parts[name], windows, max_pixels)

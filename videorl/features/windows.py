@@ -1,7 +1,8 @@
 """Which frames the windows of a video show, and these windows as a data set."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 from videorl.clip.sampling import dense_at, span_parts
 from videorl.clip.transforms import test_view
 from videorl.data.listed import Part
+from videorl.features.each import look_at_each
+from videorl.loading.pool import Loader
+from videorl.prepare.chunks import Sources
 from videorl.registry import UserError
 from videorl.spec import Spec
 from videorl.video.backends import Picture, Shown
@@ -56,9 +60,10 @@ class Windows:
         steps = max(math.floor(length * self.fps + 0.5 + SLACK), 1)
         return max(math.ceil((steps - self.frames) / (self.stride * self.fps) - SLACK), 0) + 1
 
-    def starts(self, numbers: np.ndarray) -> np.ndarray:
-        """Seconds at which windows of these numbers begin."""
-        return numbers * self.stride
+    def spans(self, numbers: np.ndarray, length: float) -> np.ndarray:
+        """[N, 2] seconds, from … to, that windows of these numbers [N] show of a video of `length` seconds."""
+        first = numbers * self.stride
+        return np.stack([first, np.minimum(first + self.seconds, length)], 1)
 
     def shown(self, times: np.ndarray, length: float, number: int) -> np.ndarray:
         """[frames] frame numbers of a window of a video whose frames are shown at `times`; -1 is past the end."""
@@ -133,12 +138,34 @@ class Block:
         """Windows."""
         return self.stop - self.first
 
+    @property
+    def numbers(self) -> np.ndarray:
+        """[W] of the windows."""
+        return np.arange(self.first, self.stop)
+
 
 def measured(path: str, part: Part, windows: Windows, max_pixels: int) -> tuple[int, float]:
     """Number of windows, and length in seconds, of (a part of) a video. Raises `VideoError`."""
     with open_video(path, max_pixels=max_pixels) as video:
         _, length = _timeline(video, part)
         return windows.count(length), length
+
+
+def measure_each(
+    names: Sequence[str],
+    sources: Sources,
+    windows: Windows,
+    max_pixels: int,
+    make_loader: Callable[[object], Loader],
+    title: str,
+) -> dict[str, tuple[int, float] | str]:
+    """The same of each of these sources, or a text that says why it cannot be read (see `look_at_each`)."""
+    look = functools.partial(_of_source, sources=sources, windows=windows, max_pixels=max_pixels)
+    return dict(zip(names, look_at_each(names, look, make_loader, title), strict=True))
+
+
+def _of_source(name: str, sources: Sources, windows: Windows, max_pixels: int) -> tuple[int, float]:
+    return measured(sources.file(name), sources.parts[name], windows, max_pixels)
 
 
 def _timeline(video: Video, part: Part) -> tuple[np.ndarray, float]:

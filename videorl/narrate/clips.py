@@ -7,7 +7,6 @@ its video and its seconds, and its `number`, on which what is drawn for it depen
 import os
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -68,17 +67,15 @@ class Stretches(Blocks):
         self.names, self.lengths = names, lengths
 
     def count(self, i: int) -> int:
-        return self.blocks[i].stop - self.blocks[i].first
+        return len(self.blocks[i])
 
     def facts(self, i: int) -> list[dict]:
         block = self.blocks[i]
         name, length = self.names[block.path], self.lengths[block.path]
-        numbers = np.arange(block.first, block.stop)
-        starts = self.windows.starts(numbers)
-        ends = np.minimum(starts + self.windows.seconds, length)
+        spans = self.windows.spans(block.numbers, length).tolist()
         return [
             {"number": number, "video": name, "start": round(start, 3), "end": round(end, 3)}
-            for number, start, end in zip(numbers.tolist(), starts.tolist(), ends.tolist())
+            for number, (start, end) in zip(block.numbers.tolist(), spans)
         ]
 
     def __getitem__(self, i: int) -> list[dict]:

@@ -10,14 +10,14 @@ from videorl.data import narrations
 from videorl.data.lists import checked_root
 from videorl.data.text import tokenizer
 from videorl.engine import build
-from videorl.features.each import in_batches, look_at_each
+from videorl.features.each import in_batches
 from videorl.features.loaded import load
-from videorl.features.windows import Windows, blocks_of, measured
+from videorl.features.windows import Windows, blocks_of, measure_each
 from videorl.narrate import corpus, dense, parts
 from videorl.narrate.captioner import Captioner
 from videorl.narrate.clips import Rows, Stretches
 from videorl.narrate.work import narrate, sha256
-from videorl.prepare.chunks import Sources, read_sources
+from videorl.prepare.chunks import read_sources
 from videorl.prepare.record import Shard
 from videorl.registry import EVALS, UserError
 from videorl.spec import Views
@@ -71,7 +71,10 @@ def of_videos(cfg, checkpoint: Path, out: Path, source: Path, *, returns: int, e
     windows = Windows(spec.clip.frames, window, every, "moments", size, max(spec.augment.scales[0], size))
     sources = read_sources([source], "", "", out)
     dense.check_names(sources)
-    counts, unreadable = _measured(sources, windows, cfg.DATA.MAX_PIXELS, make_loader)
+    names, most = list(sources.parts), cfg.DATA.MAX_PIXELS
+    found = sources.missing | measure_each(names, sources, windows, most, make_loader, "looking at videos")
+    unreadable = {name: why for name, why in found.items() if isinstance(why, str)}
+    counts = {name: facts for name, facts in found.items() if name not in unreadable}
     paths = {sources.file(name): name for name in counts}
     blocks = [
         block
@@ -90,19 +93,6 @@ def of_videos(cfg, checkpoint: Path, out: Path, source: Path, *, returns: int, e
         {**asdict(windows), "videos": sha256(list(counts.items()))},
         functools.partial(dense.write, out, sources=sources, unreadable=unreadable, notes=notes),
     )
-
-
-def _measured(sources: Sources, windows: Windows, max_pixels: int, make_loader: Callable) -> tuple[dict, dict]:
-    """Of each video its windows and seconds, or why it cannot be read."""
-    names = [name for name in sources.parts if name not in sources.missing]
-    look = functools.partial(_look, sources=sources, windows=windows, max_pixels=max_pixels)
-    found = dict(sources.missing) | dict(zip(names, look_at_each(names, look, make_loader, "looking at videos")))
-    unreadable = {name: why for name, why in found.items() if isinstance(why, str)}
-    return {name: found[name] for name in names if name not in unreadable}, unreadable
-
-
-def _look(name: str, sources: Sources, windows: Windows, max_pixels: int) -> tuple[int, float]:
-    return measured(sources.file(name), sources.parts[name], windows, max_pixels)
 
 
 def _captioner(cfg, checkpoint: Path, returns: int) -> tuple[Captioner, str]:

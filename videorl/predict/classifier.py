@@ -117,8 +117,7 @@ class Classifier:
 
     def _curve(self, path, windows: Windows, found: list[np.ndarray], seconds: float) -> Prediction:
         scores = np.concatenate(found)
-        first = windows.starts(np.arange(len(scores)))
-        times = np.stack([first, np.minimum(first + windows.seconds, seconds)], 1)
+        times = windows.spans(np.arange(len(scores)), seconds)
         return Prediction(str(path), self.classes, scores.mean(0), windows=Curve(times, scores))
 
     def _unread(self, path, reason: str) -> Prediction:
