@@ -97,7 +97,8 @@ def read(file: Path, reader: Reader) -> Listing:
         return found
     if not (places := list(filter(_is_writable, places))):
         log.warning(
-            "%s: parsed into the memory of each process, for neither its folder nor ~/.cache can be written; make one so, or set XDG_CACHE_HOME",
+            "%s: parsed into the memory of each process, for neither its folder nor ~/.cache can be written; make one"
+            " so, or set XDG_CACHE_HOME",
             file,
         )
         return _in_memory(*_parsed(file, reader))
